@@ -1,0 +1,117 @@
+"""
+The Directory as the data plane sees it: one immutable, versioned snapshot of what people declared.
+
+Control writes rows in SQL; each row carries the directory version at which it last changed, so a gateway that holds
+version v asks only for rows above v and builds the next snapshot from the one it has.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+_Row = TypeVar("_Row")
+
+
+class ServiceClass(IntEnum):
+    """Classes of service, most urgent first; the number is the order in the queue."""
+
+    INTERACTIVE = 0
+    STANDARD = 1
+    BATCH = 2
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """Who pays. A suspended tenant's keys are refused. *service_class* bounds what its keys may ask for."""
+
+    id: str
+    name: str
+    service_class: str = ServiceClass.STANDARD.label
+    is_suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An API key, without its secret: *digest* is the SHA-256 of it in hex, *hint* its last four characters."""
+
+    id: str
+    tenant: str
+    project: str
+    name: str
+    digest: str = field(repr=False)
+    hint: str
+    created_ms: int
+    expires_ms: int | None = None
+    is_revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A name that clients may ask for, and the pool of workers that serves it."""
+
+    name: str
+    pool: str
+    created_ms: int
+    is_retired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """Rows that changed after some version, and the version they lead to."""
+
+    version: int
+    tenants: tuple[Tenant, ...] = ()
+    keys: tuple[Key, ...] = ()
+    models: tuple[Model, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the data plane needs to know of the Directory. Keys are indexed by digest."""
+
+    version: int = 0
+    tenants: Mapping[str, Tenant] = MappingProxyType({})
+    keys: Mapping[str, Key] = MappingProxyType({})
+    models: Mapping[str, Model] = MappingProxyType({})
+
+    def apply(self, changes: Changes) -> "Snapshot":
+        """Give the snapshot after *changes*; this one stays as it was."""
+        return replace(
+            self,
+            version=changes.version,
+            tenants=_merge(self.tenants, ((t.id, t) for t in changes.tenants)),
+            keys=_merge(self.keys, ((k.digest, k) for k in changes.keys)),
+            models=_merge(self.models, ((m.name, m) for m in changes.models)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain data that `snapshot_from_json` reads back."""
+        return {
+            "version": self.version,
+            "tenants": [asdict(t) for t in self.tenants.values()],
+            "keys": [asdict(k) for k in self.keys.values()],
+            "models": [asdict(m) for m in self.models.values()],
+        }
+
+
+def snapshot_from_json(data: Mapping[str, Any]) -> Snapshot:
+    """Read what `Snapshot.to_json` wrote; raises KeyError or TypeError for anything else."""
+    return Snapshot().apply(
+        Changes(
+            version=data["version"],
+            tenants=tuple(Tenant(**t) for t in data["tenants"]),
+            keys=tuple(Key(**k) for k in data["keys"]),
+            models=tuple(Model(**m) for m in data["models"]),
+        )
+    )
+
+
+def _merge(old: Mapping[str, _Row], new: Iterable[tuple[str, _Row]]) -> Mapping[str, _Row]:
+    changed = dict(new)
+    return MappingProxyType({**old, **changed}) if changed else old

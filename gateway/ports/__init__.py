@@ -1,0 +1,1 @@
+"""What the planes ask of stores, as Protocols; a docstring here is the contract every store is held to."""

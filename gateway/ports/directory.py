@@ -1,0 +1,45 @@
+"""What people declare: tenants, keys, models. Control writes it, the data plane reads snapshots of it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.core.directory import Changes, Key, Model, Snapshot, Tenant
+
+
+class DirectoryStore(Protocol):
+    """
+    The Directory in its store. Blocking: call it from a thread, never on the event loop.
+
+    Every write is one transaction that raises the directory's version by one and stamps the row with it; versions
+    commit in order, so a reader that asks for changes above v misses nothing. All raise StoreUnavailable within
+    their time limit if the store does not answer.
+    """
+
+    def changes_since(self, version: int) -> Changes | None:
+        """Read the rows that changed above *version*; None if nothing did. One cheap query when nothing changed."""
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        """Create or replace a tenant, by id. Idempotent."""
+
+    def put_key(self, key: Key) -> None:
+        """Create or replace a key, by id. Idempotent."""
+
+    def put_model(self, model: Model) -> None:
+        """Create or replace a model, by name. Idempotent."""
+
+    def tenants(self) -> Sequence[Tenant]:
+        """List all tenants, by name."""
+
+    def keys(self, tenant: str | None = None) -> Sequence[Key]:
+        """List the keys of a tenant, or all, newest first; revoked ones included."""
+
+    def models(self) -> Sequence[Model]:
+        """List all models, by name."""
+
+
+class DirectoryReader(Protocol):
+    """The data plane's view: a snapshot in memory, refreshed in the background, kept on disk for a cold start."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot this process has. Never blocks, never raises."""

@@ -1,0 +1,86 @@
+"""The way of a meter event: spool on local disk, then the Journal in SQL."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.core.usage import MeterEvent, Usage
+
+
+class Spool(Protocol):
+    """
+    This process's append-only file of meter events. What is CLOSEd here reaches the Journal exactly once.
+
+    `open` and `progress` are buffered and never block; they become durable with the next group commit (≤ 5 ms later).
+    """
+
+    def open(self, event: MeterEvent) -> None:
+        """
+        Note at dispatch that *event*'s request may cost something; usage and ending are still empty in it.
+
+        If this process dies before `close`, whoever recovers the spool settles the event at its last progress, as
+        `interrupted`. Raises StoreUnavailable if the disk cannot take it: then the request must not be dispatched.
+        """
+
+    def progress(self, event_id: str, usage: Usage) -> None:
+        """Note what an open stream has delivered so far; cumulative, the largest counts."""
+
+    async def close(self, event: MeterEvent) -> None:
+        """
+        Write the final event; returns once it is durable on disk. Idempotent by `event.id`: the first one counts.
+
+        Cancelling the wait does not undo the write. Raises StoreUnavailable if the disk fails; the event is kept in
+        memory and written again with the next commit, so nothing is lost while the process lives.
+        """
+
+    def note(self, event: MeterEvent) -> None:
+        """Write the event of a request that was never dispatched (a denial); does not wait for the disk."""
+
+
+class SpoolHealth(Protocol):
+    """What metrics and /readyz show of the spool and its shipper."""
+
+    @property
+    def backlog_events(self) -> int:
+        """Closed events not yet committed in the Journal."""
+
+    @property
+    def backlog_age_s(self) -> float:
+        """Age of the oldest of them; 0 when there is none."""
+
+    @property
+    def is_shipping(self) -> bool:
+        """Whether the last attempt to write to the Journal succeeded."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the last commit to the disk succeeded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """
+    Cumulative token counters of one engine process, as its agent read them. Keyed by (worker, started_ms, read_ms).
+
+    *started_ms* is the engine's own process start: counters begin at zero there. `probe_*` are the tokens of the
+    agent's own readiness requests, which no tenant pays. *prompt_tokens* is the engine's count (prompt × n, cached included).
+    """
+
+    worker: str
+    pool: str
+    started_ms: int
+    read_ms: int
+    prompt_tokens: int
+    completion_tokens: int
+    probe_prompt_tokens: int
+    probe_completion_tokens: int
+
+
+class Journal(Protocol):
+    """Meter events for good. Blocking: call it from a thread. Raises StoreUnavailable within its time limit."""
+
+    def append(self, events: Sequence[MeterEvent]) -> int:
+        """Write *events* in one transaction; gives how many were new. Replaying an id changes nothing."""
+
+    def append_readings(self, readings: Sequence[EngineReading]) -> None:
+        """Write engine readings in one transaction; replaying one changes nothing."""
