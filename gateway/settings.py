@@ -1,0 +1,151 @@
+"""
+Settings: the only reader of the environment and of sluice.yaml; one frozen, validated tree.
+
+`SLUICE_*` variables override sluice.yaml, which overrides the defaults below. A nested name takes two underscores:
+`SLUICE_QUEUE__WAITING_MAX=500` is `queue: {waiting_max: 500}`. A name that is not known is an error that says which.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from gateway.errors import InvalidInput
+
+ENV_PREFIX = "SLUICE_"
+CONFIG_VARIABLE = "SLUICE_CONFIG"  # where sluice.yaml is, if not in the working folder
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QueueSettings(_Section):
+    """The line in front of each pool."""
+
+    waiting_max: int = Field(10_000, ge=0, description="Tickets that may wait per pool; one more is refused with 429.")
+    lease_s: float = Field(3.0, gt=0.5, le=4.0, description="A gateway silent for this long loses tickets and slots.")
+    store_timeout_s: float = Field(0.5, gt=0, description="A Redis call that takes longer counts as Redis being down.")
+
+
+class UpstreamSettings(_Section):
+    """The connections to the engines."""
+
+    connect_timeout_s: float = Field(2.0, gt=0)
+    first_byte_timeout_s: float = Field(600.0, gt=0, description="OpenAI's SDKs wait 600 s by default.")
+    idle_timeout_s: float = Field(120.0, gt=0, description="The longest silence inside a stream.")
+    keep_alive_s: float = Field(4.0, gt=0, description="Below uvicorn's 5 s, so that we are the one that closes.")
+    attempts_max: int = Field(2, ge=1, le=5, description="Workers tried before the first byte.")
+    suspect_s: float = Field(5.0, gt=0, description="A worker that failed a request is ranked last for this long.")
+
+
+class SpoolSettings(_Section):
+    """The local file of meter events and its way into SQL."""
+
+    commit_interval_ms: float = Field(2.0, ge=0, le=5.0, description="How long a commit may wait for company.")
+    segment_bytes: int = Field(8 << 20, ge=4096)
+    bytes_max: int = Field(2 << 30, ge=1 << 20, description="Above this no request is admitted until it shrinks.")
+    progress_tokens: int = Field(256, ge=1)
+    progress_s: float = Field(5.0, gt=0)
+    ship_interval_s: float = Field(0.5, gt=0)
+    ship_batch: int = Field(1000, ge=1)
+
+
+class RosterSettings(_Section):
+    """Workers' leases."""
+
+    lease_s: float = Field(4.0, gt=0, description="A worker silent for this long is no longer listed.")
+    refresh_s: float = Field(0.5, gt=0, description="How often gateways read one another's workers.")
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    home: Path = Field(Path(".sluice"), description="State of `sluice up`: database, spool, models, logs, keys.")
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    gateway_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite under home.", repr=False)
+    redis_url: str = Field("", description="Empty means a single gateway with its queue in memory.", repr=False)
+    admin_token: SecretStr | None = Field(None, description="Bearer of /admin/v1 and /finance/v1; unset closes both.")
+    worker_token: SecretStr | None = Field(None, description="Bearer of /internal/v1; unset closes it.")
+    directory_poll_s: float = Field(0.25, gt=0, le=0.5, description="A revoked key stops within 1 s: keep below 0.5.")
+    database_timeout_s: float = Field(3.0, gt=0)
+    body_bytes_max: int = Field(16 << 20, ge=1024, description="A longer request body is refused with 413.")
+    drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for streams to end.")
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    queue: QueueSettings = QueueSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    spool: SpoolSettings = SpoolSettings()
+    roster: RosterSettings = RosterSettings()
+
+    @property
+    def sql_url(self) -> str:
+        """The database's URL, the default filled in."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'sluice.db'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where the spools of this host's gateways lie, one folder each."""
+        return self.home / "spool"
+
+    @property
+    def snapshot_path(self) -> Path:
+        """Where the Directory's last snapshot is kept for a start without the database."""
+        return self.home / "directory.json"
+
+
+def load_settings(environ: Mapping[str, str] = os.environ, config: Path | None = None, **overrides: Any) -> Settings:
+    """
+    Read sluice.yaml, then the environment, then *overrides* (command-line options; None means not given).
+
+    Raises InvalidInput naming the setting, its value and where it came from.
+    """
+    path = config or Path(environ.get(CONFIG_VARIABLE, "sluice.yaml"))
+    tree = _read_yaml(path, must_exist=config is not None or CONFIG_VARIABLE in environ)
+    for name, value in environ.items():
+        if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE:
+            _put(tree, name.removeprefix(ENV_PREFIX).lower().split("__"), value)
+    tree.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, path)) from error
+
+
+def _read_yaml(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    if not path.exists() and not must_exist:
+        return {}
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"{path} must hold a mapping of settings, not a {type(tree).__name__}.")
+    return tree
+
+
+def _put(tree: dict[str, Any], names: list[str], value: str) -> None:
+    for name in names[:-1]:
+        branch = tree.setdefault(name, {})
+        if not isinstance(branch, dict):
+            raise InvalidInput(f"{ENV_PREFIX}{'__'.join(names).upper()}: {name!r} is not a section of the settings.")
+        tree = branch
+    tree[names[-1]] = value
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        names = [str(part) for part in problem["loc"]]
+        variable = ENV_PREFIX + "__".join(names).upper()
+        what = "is not a setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{'.'.join(names)}: {what} (in {path} or {variable})")
+    return "; ".join(lines)
