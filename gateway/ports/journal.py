@@ -63,7 +63,7 @@ class EngineReading:
     Cumulative token counters of one engine process, as its agent read them. Keyed by (worker, started_ms, read_ms).
 
     *started_ms* is the engine's own process start: counters begin at zero there. `probe_*` are the tokens of the
-    agent's own readiness requests, which no tenant pays. *prompt_tokens* is the engine's count: prompt × n, cached ones too.
+    agent's own readiness requests, which no tenant pays. *prompt_tokens* counts prompt × n, cached ones too.
     """
 
     worker: str
