@@ -7,7 +7,8 @@ The error tree. A foreign exception becomes one of these at the border where it 
     ├── StoreUnavailable       Redis, the database or the spool's disk does not answer           (store; retry may help)
     ├── NotFoundError          a named thing does not exist                                          (operator)
     ├── AlreadyExists          a name is taken                                                       (operator)
-    └── InvalidInput           a setting, an argument or a file is wrong; names it and what to do    (operator)
+    ├── InvalidInput           a setting, an argument or a file is wrong; names it and what to do    (operator)
+    └── StartFailed            a part of a local installation did not come up; names its log         (operator)
 """
 
 import json
@@ -76,6 +77,10 @@ class AlreadyExists(SluiceError):  # noqa: N818
 
 class InvalidInput(SluiceError):  # noqa: N818
     """A setting, an argument or a file is wrong; the message names it, its value and what to do."""
+
+
+class StartFailed(SluiceError):  # noqa: N818
+    """A part that `sluice up` starts did not come up; the message says why and where its log is."""
 
 
 def error_body(message: str, error_type: str | None, param: str | None, code: str | None) -> bytes:
