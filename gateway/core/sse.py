@@ -1,0 +1,126 @@
+"""
+Server-sent events as engines frame them: what to cut, what to keep, and the usage inside.
+
+Frames are forwarded as the bytes they came in; nothing is parsed but the last usage of each chunk. The patterns are
+safe on raw bytes because a quote inside a JSON string is always escaped: the bytes `,"usage":{` and `data: {"error"`
+cannot occur in text that a model wrote.
+"""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from gateway.core.usage import Usage
+
+DONE = b"data: [DONE]\n\n"
+ERROR_PREFIX = b'data: {"error"'
+
+# A usage object nests one level (its `*_tokens_details`).
+_OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
+_USAGE = re.compile(rb',"usage":(' + _OBJECT + rb"|null)")
+# The frame that OpenAI's `include_usage` adds: no choices, only usage.
+_USAGE_FRAME = re.compile(rb'data: [^\n]*"choices":\[\],"usage":\{[^\n]*\n\n')
+
+_CHOICE_USAGE = re.compile(rb'"choices":\[\{"index":(\d+),[^\n]*,"usage":\{[^\n]*?"completion_tokens":(\d+)')
+
+
+class FrameBuffer:
+    """Cuts a byte stream at frame borders. Holds at most one unfinished frame."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Give the complete frames that *chunk* finishes, as one run of bytes; may be empty."""
+        if not self._rest and chunk.endswith(b"\n\n"):
+            return chunk
+        whole = self._rest + chunk
+        end = whole.rfind(b"\n\n") + 2
+        if end == 1:  # not found
+            self._rest = whole
+            return b""
+        self._rest = whole[end:]
+        return whole[:end]
+
+    @property
+    def has_rest(self) -> bool:
+        """Tell whether an unfinished frame is held: at the end of a stream it means that the engine broke off."""
+        return bool(self._rest)
+
+
+class UsageTracker:
+    """
+    Follows the cumulative usage of one stream through its frames.
+
+    With several choices (n > 1) an engine's continuous usage counts the completion of the frame's own choice only, so
+    they are added up here; the final usage frame carries the sum and replaces it.
+    """
+
+    __slots__ = ("_by_choice", "_has_choices", "usage")
+
+    def __init__(self, n: int) -> None:
+        self.usage = Usage()
+        self._has_choices = n > 1
+        self._by_choice: dict[bytes, int] = {}
+
+    def feed(self, frames: bytes) -> Usage:
+        """Take a run of complete frames; give the usage up to their end."""
+        latest = last_usage(frames)
+        if latest is not None:
+            self.usage = self._sum(frames, latest) if self._has_choices else latest
+        return self.usage
+
+    def _sum(self, frames: bytes, latest: Usage) -> Usage:
+        if _USAGE_FRAME.search(frames):
+            return latest
+        for frame in _CHOICE_USAGE.finditer(frames):
+            self._by_choice[frame[1]] = int(frame[2])
+        return replace(latest, completion=sum(self._by_choice.values()))
+
+
+def last_usage(body: bytes) -> Usage | None:
+    """Read the last usage object in *body*, a run of frames or a whole JSON answer; None if there is none."""
+    match = None
+    for match in _USAGE.finditer(body):  # noqa: B007  only the last one counts
+        pass
+    if match is None or match[1] == b"null":
+        return None
+    return usage_from_json(json.loads(match[1]))
+
+
+def usage_from_json(data: dict[str, Any]) -> Usage:
+    """Turn an OpenAI usage object into ours; missing and null details count as zero."""
+    prompt_details = data.get("prompt_tokens_details") or {}
+    completion_details = data.get("completion_tokens_details") or {}
+    return Usage(
+        prompt=data.get("prompt_tokens") or 0,
+        completion=data.get("completion_tokens") or 0,
+        cached=prompt_details.get("cached_tokens") or 0,
+        reasoning=completion_details.get("reasoning_tokens") or 0,
+    )
+
+
+def strip_usage(frames: bytes, *, keep_final: bool) -> bytes:
+    """
+    Cut the usage out of every frame that has choices; cut the final usage frame too unless *keep_final*.
+
+    That turns a stream with `continuous_usage_stats` into the one the client asked for, with `include_usage` or not.
+    """
+    if b'"usage":' not in frames:
+        return frames
+    if b'"choices":[]' not in frames:
+        return _USAGE.sub(b"", frames)
+    if not keep_final:
+        return _USAGE.sub(b"", _USAGE_FRAME.sub(b"", frames))
+    final = _USAGE_FRAME.search(frames)
+    if final is None:
+        return frames
+    return _USAGE.sub(b"", frames[: final.start()]) + final[0] + frames[final.end() :]
+
+
+def error_event(body: bytes) -> bytes:
+    """Frame an OpenAI error body as the event that ends a stream which has begun."""
+    return b"data: " + body + b"\n\n"

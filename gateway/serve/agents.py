@@ -1,0 +1,107 @@
+"""/internal/v1/workers: where workers' agents beat, and strike themselves off."""
+
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from gateway.core.outcome import Outcome
+from gateway.core.roster import Beat, WorkerState
+from gateway.errors import Refused
+from gateway.ports.journal import EngineReading
+from gateway.ports.roster import Roster
+from gateway.serve.authn import bearer
+from gateway.serve.http import Call, Reply
+
+PREFIX = "/internal/v1/workers/"
+
+
+class _BeatBody(BaseModel):
+    """The body of a beat; its fields are core/roster.py's Beat, bounded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pool: str = Field(min_length=1, max_length=200)
+    models: tuple[str, ...] = Field(min_length=1)
+    url: str = Field(pattern=r"^https?://[^/?#]+$")
+    state: WorkerState
+    engine_key: str = Field("", pattern=r"^[!-~]*$", repr=False)
+    running: int = Field(0, ge=0)
+    waiting: int = Field(0, ge=0)
+    kv_cache_usage: float = Field(0.0, ge=0.0, le=1.0)
+    max_seqs: int = Field(0, ge=0)
+    max_model_len: int = Field(0, ge=0)
+    max_batched_tokens: int = Field(0, ge=0)
+    engine_started_ms: int = Field(0, ge=0)
+    prompt_tokens_total: int = Field(0, ge=0)
+    completion_tokens_total: int = Field(0, ge=0)
+    probe_prompt_tokens: int = Field(0, ge=0)
+    probe_completion_tokens: int = Field(0, ge=0)
+    restarts: int = Field(0, ge=0)
+    cause: str = Field("", max_length=2000)
+
+
+class Agents:
+    """Takes beats into the roster and the engines' counters on to the Journal."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        token: SecretStr | None,
+        lease_s: float,
+        on_reading: Callable[[EngineReading], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._roster = roster
+        self._token = token
+        self._lease_s = lease_s
+        self._on_reading = on_reading
+        self._now_ms = now_ms
+
+    async def serve(self, call: Call, reply: Reply) -> None:
+        """POST {worker}/beat takes a beat; DELETE {worker} strikes the worker off."""
+        self._authorise(call)
+        worker, _, verb = call.path.removeprefix(PREFIX).partition("/")
+        if call.method == "POST" and worker and verb == "beat":
+            await self._beat(worker, await call.body())
+            await reply.answer(200, json.dumps({"lease_s": self._lease_s}).encode())
+        elif call.method == "DELETE" and worker and not verb:
+            await self._roster.forget(worker)
+            await reply.answer(200, b'{"deleted": true}')
+        else:
+            raise Refused(Outcome.NOT_FOUND, f"There is no {call.method} {call.path} here.")
+
+    def _authorise(self, call: Call) -> None:
+        token = self._token.get_secret_value() if self._token else ""
+        if not token:
+            raise Refused(Outcome.UNAUTHENTICATED, "No worker token is set on this gateway: set SLUICE_WORKER_TOKEN.")
+        if not hmac.compare_digest(bearer(call.headers).encode(), token.encode()):
+            raise Refused(Outcome.UNAUTHENTICATED, "The worker token is wrong.", code="invalid_worker_token")
+
+    async def _beat(self, worker: str, body: bytes) -> None:
+        beat = Beat(worker=worker, **_read(body))
+        await self._roster.beat(beat)
+        if beat.engine_started_ms:
+            self._on_reading(
+                EngineReading(
+                    worker=worker,
+                    pool=beat.pool,
+                    started_ms=beat.engine_started_ms,
+                    read_ms=self._now_ms(),
+                    prompt_tokens=beat.prompt_tokens_total,
+                    completion_tokens=beat.completion_tokens_total,
+                    probe_prompt_tokens=beat.probe_prompt_tokens,
+                    probe_completion_tokens=beat.probe_completion_tokens,
+                )
+            )
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    try:
+        return dict(_BeatBody.model_validate_json(body))
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise Refused(Outcome.BAD_REQUEST, f"{field}: {problem['msg']}.", param=field) from error

@@ -1,0 +1,209 @@
+"""
+The meter record: outermost on a request's path, so that every request leaves exactly one event, however it ends.
+
+A request that is dispatched is OPENed in the spool before a worker sees it and CLOSEd, durably, before the last byte
+goes to the client. One that is refused before that leaves a note.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from gateway.core.directory import Model
+from gateway.core.outcome import Outcome
+from gateway.core.request import ChatRequest
+from gateway.core.routing import WorkerView
+from gateway.core.sse import UsageTracker, last_usage
+from gateway.core.usage import Flag, MeterEvent, Usage
+from gateway.errors import Refused, StoreUnavailable
+from gateway.ports.journal import Spool
+from gateway.serve.authn import Caller
+from gateway.serve.http import Call, ClientGone
+from gateway.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class MeterRules:
+    """Who writes the events, and how often an open stream notes its progress."""
+
+    gateway: str
+    progress_tokens: int
+    progress_s: float
+
+
+class Metering:
+    """Opens a record per request; what they share."""
+
+    def __init__(self, spool: Spool, metrics: Metrics, now_ms: Callable[[], int], rules: MeterRules) -> None:
+        self.spool = spool
+        self.metrics = metrics
+        self.now_ms = now_ms
+        self.rules = rules
+
+    def open(self, call: Call) -> "MeterRecord":
+        """Begin the record of *call*; use it as an async context manager."""
+        return MeterRecord(self, call)
+
+
+class MeterRecord:
+    """
+    One request's record while it is under way; filled in along the path.
+
+    *seen* is the usage that reached the gateway, *delivered* what of it went to the client: the bill.
+    """
+
+    def __init__(self, metering: Metering, call: Call) -> None:
+        self._metering = metering
+        self._call = call
+        self._worker = ""
+        self._attempts = 0
+        self._tracker: UsageTracker | None = None
+        self._settled: MeterEvent | None = None
+        self._progress_tokens = 0
+        self._progress_ms = 0
+        self._first_byte_ms: int | None = None
+        self.caller: Caller | None = None
+        self.request: ChatRequest | None = None
+        self.model: Model | None = None
+        self.queue_ms: int | None = None
+        self.seen = Usage()
+        self.delivered = Usage()
+
+    @property
+    def id(self) -> str:
+        return self._call.id
+
+    async def __aenter__(self) -> Self:
+        self._metering.metrics.in_flight.inc()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metering.metrics.in_flight.dec()
+        if self._settled is None:
+            outcome, status = _ending(error)
+            await self._close(self._event(outcome, status, Flag.DELIVERED if self.delivered.total else Flag.NONE))
+        assert self._settled is not None, "a record is settled on every way out"
+        self._metering.metrics.count(self._settled, is_known=self.model is not None)
+        _log(self._settled, error)
+
+    def dispatch(self, worker: WorkerView) -> str:
+        """Note that *worker* is about to get the request; gives the id it sees. Raises Refused without a spool."""
+        self._attempts += 1
+        self._worker = worker.id
+        assert self.request is not None, "a request is parsed before it is dispatched"
+        if self._attempts == 1:
+            self._tracker = UsageTracker(self.request.n)
+            try:
+                self._metering.spool.open(
+                    self._event(Outcome.INTERRUPTED, Outcome.INTERRUPTED.status, Flag.INTERRUPTED)
+                )
+            except StoreUnavailable as error:
+                raise Refused(Outcome.SPOOL_UNAVAILABLE, f"Usage cannot be recorded here now: {error}") from error
+        return self._call.id
+
+    def observe(self, frames: bytes) -> None:
+        """Take frames that arrived from the engine."""
+        assert self._tracker is not None, "frames come after a dispatch"
+        if self._first_byte_ms is None:
+            self._first_byte_ms = self._metering.now_ms()
+        self.seen = self._tracker.feed(frames)
+
+    def deliver(self) -> None:
+        """Note that all frames observed so far were accepted for sending to the client."""
+        self.delivered = self.seen
+        rules, now_ms = self._metering.rules, self._metering.now_ms()
+        tokens = self.delivered.completion
+        if (
+            tokens - self._progress_tokens >= rules.progress_tokens
+            or now_ms - self._progress_ms >= rules.progress_s * 1000
+        ):
+            self._progress_tokens, self._progress_ms = tokens, now_ms
+            self._metering.spool.progress(self._call.id, self.delivered)
+
+    async def settle(self, status: int = 200, body: bytes | None = None) -> None:
+        """
+        Close the record as completed; returns when it is durable, so that the last byte may leave.
+
+        *body* is a whole answer, whose usage counts. An engine's 4xx closes as refused by the engine, without tokens.
+        """
+        if body is not None:
+            self._first_byte_ms = self._metering.now_ms()
+            self.delivered = last_usage(body) or Usage() if status < 400 else Usage()
+        outcome = Outcome.COMPLETED if status < 400 else Outcome.ENGINE_REFUSED
+        await self._close(self._event(outcome, status, Flag.EXACT if self.delivered.total else Flag.NONE))
+
+    async def _close(self, event: MeterEvent) -> None:
+        self._settled = event
+        if event.attempts == 0:
+            self._metering.spool.note(event)
+            return
+        try:
+            await self._metering.spool.close(event)
+        except StoreUnavailable as error:
+            # The spool keeps the event in memory and writes it again; the answer exists, so the client gets it.
+            log.warning("meter_event_not_durable", request_id=event.id, reason=str(error))
+
+    def _event(self, outcome: Outcome, status: int, flag: Flag) -> MeterEvent:
+        call, caller, first_ms = self._call, self.caller, self._first_byte_ms
+        return MeterEvent(
+            id=call.id,
+            tenant=caller.tenant if caller else "",
+            project=caller.project if caller else "",
+            key=caller.key if caller else "",
+            model=self.request.model if self.request else "",
+            pool=self.model.pool if self.model else "",
+            worker=self._worker,
+            gateway=self._metering.rules.gateway,
+            service_class=caller.service_class.label if caller else "",
+            outcome=outcome.label,
+            status=status,
+            flag=flag.value,
+            is_stream=self.request.is_stream if self.request else False,
+            attempts=self._attempts,
+            arrived_ms=call.arrived_ms,
+            ended_ms=self._metering.now_ms(),
+            queue_ms=self.queue_ms,
+            ttft_ms=None if first_ms is None else first_ms - call.arrived_ms,
+            prompt_tokens=self.delivered.prompt,
+            cached_tokens=self.delivered.cached,
+            completion_tokens=self.delivered.completion,
+            reasoning_tokens=self.delivered.reasoning,
+            undelivered_tokens=max(0, self.seen.completion - self.delivered.completion),
+        )
+
+
+def _ending(error: BaseException | None) -> tuple[Outcome, int]:
+    if isinstance(error, Refused):
+        return error.outcome, error.outcome.status
+    if isinstance(error, Exception) and not isinstance(error, ClientGone):
+        return Outcome.BUG, Outcome.BUG.status
+    # A cancelled task: the client left, or the gateway stops and hangs up on it.
+    return Outcome.CLIENT_GONE, Outcome.CLIENT_GONE.status
+
+
+def _log(event: MeterEvent, error: BaseException | None) -> None:
+    log.info(
+        "request",
+        request_id=event.id,
+        tenant=event.tenant,
+        key=event.key,
+        model=event.model,
+        worker=event.worker,
+        outcome=event.outcome,
+        status=event.status,
+        reason=str(error) if isinstance(error, Refused) else None,
+        duration_ms=event.ended_ms - event.arrived_ms,
+        queue_ms=event.queue_ms,
+        ttft_ms=event.ttft_ms,
+        attempts=event.attempts,
+        prompt_tokens=event.prompt_tokens,
+        cached_tokens=event.cached_tokens,
+        completion_tokens=event.completion_tokens,
+    )

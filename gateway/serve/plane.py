@@ -1,0 +1,38 @@
+"""What the data plane's paths share: one frozen bundle, put together in app.py."""
+
+from dataclasses import dataclass
+
+from gateway.core.directory import Model
+from gateway.core.outcome import Outcome
+from gateway.errors import Refused
+from gateway.ports.directory import DirectoryReader
+from gateway.ports.roster import Roster
+from gateway.serve.admission import Admission
+from gateway.serve.authn import Authn, Caller
+from gateway.serve.metering import Metering
+from gateway.serve.upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """The parts a request passes through, in the order it meets them."""
+
+    metering: Metering
+    authn: Authn
+    directory: DirectoryReader
+    admission: Admission
+    roster: Roster
+    upstream: Upstream
+    shares_prefix_cache: bool
+
+    def model(self, name: str) -> Model:
+        """Find a declared model; raise Refused(UNKNOWN_MODEL)."""
+        model = self.directory.snapshot.models.get(name)
+        if model is None or model.is_retired:
+            message = f"The model {name!r} does not exist. GET /v1/models lists those that do."
+            raise Refused(Outcome.UNKNOWN_MODEL, message, param="model")
+        return model
+
+    def cache_salt(self, caller: Caller) -> str | None:
+        """Give what keeps this tenant's prefix cache apart from the others', or None where it is shared."""
+        return None if self.shares_prefix_cache else caller.tenant
