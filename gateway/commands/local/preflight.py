@@ -88,7 +88,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     if needed > available:
         fits = available // (needed // plan.workers)
         yield (
-            f"{plan.workers} worker(s) of {plan.model!r} need about {gib(needed)} of memory, {gib(available)} are free. "
+            f"{plan.workers} worker(s) of {plan.model!r} need {gib(needed)} of memory; {gib(available)} are free. "
             f"{f'Start fewer: --workers {fits}' if fits else 'Stop other programs, or use a larger machine.'}"
         )
 
