@@ -102,11 +102,10 @@ def _decode(body: bytes) -> tuple[str, dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise _bad(None, f"The body is not valid UTF-8: byte {error.start} cannot be read.") from error
     except json.JSONDecodeError as error:
-        raise _bad(
-            None, f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from error
-    except RecursionError as error:
-        raise _bad(None, "The body is nested too deeply.") from error
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _bad(None, f"The body is not valid JSON: {error.msg} at {where}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise _bad(None, f"The body cannot be read as JSON: {error}") from error
     if not isinstance(data, dict):
         raise _bad(None, f"The body must be a JSON object, not {_type_name(data)}.")
     return text, data

@@ -77,7 +77,7 @@ class Edge:
         except asyncio.CancelledError:  # the server stops, after its drain time
             message = "This gateway is shutting down and could not wait any longer. Retry: another one answers."
             await reply.refuse(Refused(Outcome.DRAINING, message, retry_after_s=1))
-        except Exception:  # noqa: BLE001  the edge: logged whole, told without its insides
+        except Exception:  # the edge: logged whole, told without its insides
             log.exception("bug", request_id=identity, path=call.path)
             message = f"Something went wrong here; the operator finds it under the request id {identity}."
             await reply.refuse(Refused(Outcome.BUG, message))

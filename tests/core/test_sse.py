@@ -1,0 +1,101 @@
+"""Frames are cut, stripped and metered on raw bytes; these claims keep that safe."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.sse import DONE, FrameBuffer, UsageTracker, last_usage, strip_usage
+from gateway.core.usage import Usage
+
+
+def frame(content="x", usage=None, index=0, **more):
+    data = {"id": "1", "choices": [{"index": index, "delta": {"content": content}, "finish_reason": None}]}
+    if usage is not None:
+        data["usage"] = usage
+    return b"data: " + json.dumps(data | more, separators=(",", ":")).encode() + b"\n\n"
+
+
+def final_frame(usage):
+    data = {"id": "1", "choices": [], "usage": usage, "system_fingerprint": "f"}
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+def counts(prompt, completion):
+    return {
+        "prompt_tokens": prompt,
+        "total_tokens": prompt + completion,
+        "completion_tokens": completion,
+        "completion_tokens_details": None,
+    }
+
+
+TRAPS = [
+    ',"usage":{"prompt_tokens":9}',
+    '","usage":{',
+    'data: {"error": 1}\n\n',
+    '"choices":[],"usage":{}',
+    "data: [DONE]\n\n",
+]
+texts = st.one_of(st.text(), st.sampled_from(TRAPS))
+
+
+@given(st.lists(st.tuples(texts, st.integers(0, 500)), max_size=8), st.integers(1, 50))
+def test_frames_come_out_whole_and_in_order_however_the_bytes_are_cut(parts, step):
+    whole = b"".join(frame(text, counts(3, tokens)) for text, tokens in parts) + DONE
+    buffer = FrameBuffer()
+    out = b""
+    for at in range(0, len(whole), step):
+        frames = buffer.feed(whole[at : at + step])
+        assert not frames or frames.endswith(b"\n\n")
+        out += frames
+    assert out == whole
+    assert not buffer.has_rest
+
+
+@given(texts, st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_usage_is_found_whatever_the_model_wrote(text, prompt, completion):
+    assert last_usage(frame(text, counts(prompt, completion))) == Usage(prompt=prompt, completion=completion)
+    assert last_usage(frame(text)) is None
+
+
+@given(st.lists(texts, min_size=1, max_size=5))
+def test_stripping_gives_the_frames_an_engine_sends_without_continuous_usage(contents):
+    with_usage = b"".join(frame(text, counts(3, at)) for at, text in enumerate(contents))
+    without = b"".join(frame(text) for text in contents)
+    final = final_frame(counts(3, 5))
+    assert strip_usage(with_usage, keep_final=False) == without
+    assert strip_usage(with_usage + final, keep_final=True) == without + final
+    assert strip_usage(with_usage + final, keep_final=False) == without
+
+
+def test_usage_in_the_middle_of_a_frame_is_cut_cleanly():
+    first = frame("", counts(3, 0), prompt_token_ids=[1, 2])
+    assert b'"finish_reason":null}],"prompt_token_ids":[1,2]' in strip_usage(first, keep_final=False)
+
+
+def test_details_are_read_and_may_be_missing():
+    usage = counts(300, 7) | {
+        "prompt_tokens_details": {"cached_tokens": 256},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+    assert last_usage(final_frame(usage)) == Usage(prompt=300, completion=7, cached=256, reasoning=4)
+
+
+def test_several_choices_are_added_up_until_the_final_frame_says_the_sum():
+    tracker = UsageTracker(2)
+    tracker.feed(frame("a", counts(5, 3), index=0) + frame("b", counts(5, 2), index=1))
+    assert tracker.usage == Usage(prompt=5, completion=5)
+    tracker.feed(frame("a", counts(5, 4), index=0))
+    assert tracker.usage == Usage(prompt=5, completion=6)
+    tracker.feed(final_frame(counts(5, 7)))
+    assert tracker.usage == Usage(prompt=5, completion=7)
+
+
+@pytest.mark.parametrize("chunk", [b"", b"data: {", b": comment\n\n", DONE])
+def test_frames_without_usage_change_nothing(chunk):
+    tracker = UsageTracker(1)
+    tracker.feed(frame("a", counts(5, 3)))
+    assert tracker.feed(chunk) == Usage(prompt=5, completion=3)
+    assert strip_usage(chunk, keep_final=False) == chunk
