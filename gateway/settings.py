@@ -46,7 +46,12 @@ class UpstreamSettings(_Section):
 class SpoolSettings(_Section):
     """The local file of meter events and its way into SQL."""
 
-    commit_interval_ms: float = Field(2.0, ge=0, le=5.0, description="How long a commit may wait for company.")
+    commit_interval_ms: float = Field(
+        0.0,
+        ge=0,
+        le=5.0,
+        description="Least time between two syncs; what ends during a sync shares the next one anyway.",
+    )
     segment_bytes: int = Field(8 << 20, ge=4096)
     bytes_max: int = Field(2 << 30, ge=1 << 20, description="Above this no request is admitted until it shrinks.")
     progress_tokens: int = Field(256, ge=1)
@@ -75,6 +80,7 @@ class Settings(_Section):
     worker_token: SecretStr | None = Field(None, description="Bearer of /internal/v1; unset closes it.")
     directory_poll_s: float = Field(0.25, gt=0, le=0.5, description="A revoked key stops within 1 s: keep below 0.5.")
     database_timeout_s: float = Field(3.0, gt=0)
+    zone: str = Field("UTC", description="IANA time zone of reports and statements, such as Asia/Shanghai.")
     body_bytes_max: int = Field(16 << 20, ge=1024, description="A longer request body is refused with 413.")
     drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for streams to end.")
     log_format: Literal["json", "console"] = "json"

@@ -1,0 +1,201 @@
+"""
+From the spool into the Journal: at least once, in batches, for as long as it takes.
+
+Ids make replays harmless, so the only promise to keep is that nothing leaves the disk before the Journal has it.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from typing import TypeVar
+
+import structlog
+
+from gateway.core.usage import MeterEvent
+from gateway.errors import StoreUnavailable
+from gateway.ports.journal import EngineReading, Journal
+from gateway.stores.spool import FileSpool
+from gateway.stores.spool_recovery import AdoptedSpool, adopt
+
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 5.0
+READINGS_MAX = 20_000  # one reading per worker and second: 100 workers for more than three minutes
+
+_Result = TypeVar("_Result")
+log = structlog.get_logger()
+
+
+class Shipper:
+    """
+    Ships this process's spool, the spools of dead processes on this host, and the engines' readings. `SpoolHealth`.
+
+    *shipped_events* counts what was sent and committed, *replayed_events* how much of that the Journal already had,
+    *recovered_events* how much came from dead processes' spools and was new.
+    """
+
+    def __init__(
+        self,
+        spool: FileSpool,
+        journal: Journal,
+        *,
+        interval_s: float = 0.5,
+        batch: int = 1000,
+        adopt_every_s: float = 2.0,
+    ) -> None:
+        self.shipped_events = 0
+        self.replayed_events = 0
+        self.recovered_events = 0
+        self.quarantined_segments = 0
+        self.torn_bytes = 0
+        self._spool = spool
+        self._journal = journal
+        self._interval_s = interval_s
+        self._batch = batch
+        self._adopt_every_s = adopt_every_s
+        self._adopted: list[AdoptedSpool] = []
+        self._readings: deque[EngineReading] = deque(maxlen=READINGS_MAX)
+        self._is_shipping = True
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="shipper")
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        state = "shipping" if self._is_shipping else "waiting for the Journal"
+        return f"<Shipper {state} [{self.backlog_events} behind, {len(self._adopted)} adopted spools]>"
+
+    @property
+    def backlog_events(self) -> int:
+        return self._spool.backlog.events + sum(spool.events_estimated for spool in self._adopted)
+
+    @property
+    def backlog_age_s(self) -> float:
+        segment = self._spool.backlog.oldest()
+        since = [adopted.since_s for adopted in self._adopted]
+        since += [segment.unshipped_since_ms / 1000] if segment else []
+        return max(0.0, time.time() - min(since)) if since else 0.0
+
+    @property
+    def is_shipping(self) -> bool:
+        return self._is_shipping
+
+    @property
+    def is_writable(self) -> bool:
+        return self._spool.is_writable
+
+    @property
+    def notes_dropped(self) -> int:
+        """Denials that were not recorded because the spool's disk failed or was full."""
+        return self._spool.notes_dropped
+
+    async def start(self) -> None:
+        """Take over what dead processes left, so that the backlog is true from now on, and begin shipping."""
+        await self._look_for_orphans()
+        self._tasks = [
+            asyncio.create_task(self._repeat("ship_spool", self._interval_s, self._ship_spool)),
+            asyncio.create_task(self._repeat("ship_orphans", self._adopt_every_s, self._ship_orphans)),
+        ]
+
+    def readings(self, readings: Sequence[EngineReading]) -> None:
+        """Send engine readings along with the next batch; while the Journal is away the newest are kept."""
+        self._readings.extend(readings)
+
+    async def aclose(self, limit_s: float = 5.0) -> None:
+        """Ship what can be shipped within *limit_s*; the rest waits on disk for the next start. Then close the spool."""
+        self._stopping.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*self._tasks)
+                await self._ship_last()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for adopted in self._adopted:
+            adopted.release()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ship_last(self) -> None:
+        """Make one last commit and ship it; events that the disk refuses go straight to the Journal."""
+        with suppress(StoreUnavailable):
+            try:
+                await self._spool.flush()
+            except StoreUnavailable:
+                await self._append(self._spool.unwritten())
+            await self._ship_spool()
+
+    async def _repeat(self, name: str, every_s: float, step: Callable[[], Awaitable[None]]) -> None:
+        """Run *step* again and again until the stop; wait longer after each failure."""
+        backoff_s = BACKOFF_S_MIN
+        while not self._stopping.is_set():
+            wait_s = every_s
+            try:
+                await step()
+                backoff_s = BACKOFF_S_MIN
+            except StoreUnavailable as error:
+                log.warning("journal_unavailable", step=name, error=str(error), backlog_events=self.backlog_events)
+                wait_s, backoff_s = backoff_s, min(2 * backoff_s, BACKOFF_S_MAX)
+            except Exception:
+                log.exception("shipper_step_failed", step=name)
+                wait_s, backoff_s = backoff_s, min(2 * backoff_s, BACKOFF_S_MAX)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+
+    async def _ship_spool(self) -> None:
+        await self._ship_readings()
+        backlog = self._spool.backlog
+        while segment := backlog.oldest():
+            if segment.spilled:
+                backlog.restore(segment, await self._in_thread(self._spool.read_closed, segment))
+            events = list(islice(segment.closed, self._batch))
+            await self._append(events)
+            self._spool.shipped(segment, len(events))
+
+    async def _ship_readings(self) -> None:
+        while self._readings:
+            batch = [self._readings.popleft() for _ in range(min(self._batch, len(self._readings)))]
+            try:
+                await self._in_thread(self._journal.append_readings, batch)
+            except StoreUnavailable:
+                self._is_shipping = False
+                room = READINGS_MAX - len(self._readings)
+                self._readings.extendleft(reversed(batch[-room:] if room else []))
+                raise
+
+    async def _ship_orphans(self) -> None:
+        await self._look_for_orphans()
+        for adopted in list(self._adopted):
+            try:
+                await self._ship_orphan(adopted)
+            except OSError as error:
+                log.warning("spool_not_recovered", folder=adopted.folder.name, error=str(error))
+                continue
+            self._adopted.remove(adopted)
+            self.quarantined_segments += adopted.quarantined_segments
+            self.torn_bytes += adopted.torn_bytes
+
+    async def _ship_orphan(self, adopted: AdoptedSpool) -> None:
+        while batch := await self._in_thread(adopted.next_batch, self._batch):
+            self.recovered_events += await self._append(batch)
+            adopted.committed()
+        await self._in_thread(adopted.discard)
+        log.info("spool_recovered", folder=adopted.folder.name)
+
+    async def _look_for_orphans(self) -> None:
+        found = await self._in_thread(adopt, self._spool.root)
+        self._adopted.extend(found)
+
+    async def _append(self, events: Sequence[MeterEvent]) -> int:
+        try:
+            new = await self._in_thread(self._journal.append, events)
+        except StoreUnavailable:
+            self._is_shipping = False
+            raise
+        self._is_shipping = True
+        self.shipped_events += len(events)
+        self.replayed_events += len(events) - new
+        return new
+
+    async def _in_thread(self, work: Callable[..., _Result], *args: object) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)

@@ -1,0 +1,222 @@
+"""
+This process's spool: meter events on local disk, in a folder that only this process writes.
+
+All state belongs to the event loop. One thread writes and syncs, a batch at a time; whatever arrives meanwhile makes
+the next batch. So the cost of a sync is shared by all requests that end while one is running.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from gateway.core.usage import MeterEvent, Usage
+from gateway.errors import StoreUnavailable
+from gateway.stores.spool_backlog import Backlog, Segment
+from gateway.stores.spool_format import Closed, encode_close, encode_open, encode_progress, scan
+from gateway.stores.spool_writer import SegmentWriter, make_locked_folder, segment_path
+
+STORE = "spool"
+IDLE_COMMIT_S = 0.005  # the longest that a record nobody waits for stays in memory
+RETRY_S = 0.25  # after the disk failed
+SEGMENTS_MIN = 4  # the disk budget holds at least this many segments, or it could never shrink
+NOTES_PENDING_MAX = 10_000  # denials kept in memory while the disk fails, about 10 MiB
+RESERVE = 1.1  # above bytes_max by this factor denials are no longer written; what was dispatched always is
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A record on its way to disk: its bytes, how it counts once durable, who waits for it."""
+
+    data: bytes
+    count: Callable[[Backlog], None]
+    event: MeterEvent | None = None
+    waiter: asyncio.Future[None] | None = None
+
+
+class FileSpool:
+    """
+    The `Spool` on a local file system. To be used from one event loop; makes and locks its folder at once.
+
+    *commit_interval_ms* is the least time between the starts of two syncs: a lone close is written at once, closes in
+    quick succession share a sync. Raises OSError if the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        gateway_id: str,
+        *,
+        segment_bytes: int = 8 << 20,
+        bytes_max: int = 2 << 30,
+        commit_interval_ms: float = 0.0,
+        memory_events_max: int = 50_000,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.root = root
+        self.folder, self._lock = make_locked_folder(root, gateway_id)
+        self.backlog = Backlog(memory_events_max)
+        self.notes_dropped = 0
+        self._bytes_max = bytes_max
+        self._interval_s = commit_interval_ms / 1000
+        self._now_ms = now_ms
+        self._writer = SegmentWriter(self.folder, min(segment_bytes, bytes_max // SEGMENTS_MIN))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._pending: list[_Entry] = []
+        self._is_committing = False
+        self._has_failed = False
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        self._commit_started_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<FileSpool {self.folder.name} [{len(self._pending)} pending] {self.backlog!r}>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk budget is used up."""
+        return self.backlog.size >= self._bytes_max
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether a request may be dispatched: the last commit succeeded and there is room in the disk budget."""
+        return not self._has_failed and not self.is_full
+
+    def open(self, event: MeterEvent) -> None:
+        if self._has_failed:
+            raise StoreUnavailable(STORE, "the last write to its disk failed")
+        if self.is_full:
+            raise StoreUnavailable(STORE, f"its {self._bytes_max} bytes are full of events not yet in the Journal")
+        self._append(_Entry(encode_open(event, self._now_ms()), lambda backlog: backlog.opened(event.id)))
+
+    def progress(self, event_id: str, usage: Usage) -> None:
+        data = encode_progress(event_id, usage, self._now_ms())
+        self._append(_Entry(data, lambda backlog: backlog.progressed(event_id)))
+
+    async def close(self, event: MeterEvent) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._append(_closing(event, waiter))
+        await waiter
+
+    def note(self, event: MeterEvent) -> None:
+        has_no_room = self._has_failed and len(self._pending) >= NOTES_PENDING_MAX
+        if has_no_room or self.backlog.size >= self._bytes_max * RESERVE:
+            self.notes_dropped += 1
+            return
+        self._append(_closing(event))
+
+    async def flush(self) -> None:
+        """Return once all that was handed in so far is durable; raises StoreUnavailable if the disk fails."""
+        if self._pending or self._is_committing:
+            waiter = asyncio.get_running_loop().create_future()
+            self._append(_Entry(b"", lambda _: None, waiter=waiter))
+            await waiter
+
+    def unwritten(self) -> list[MeterEvent]:
+        """Give the closed events that are in memory alone, for a process that stops while its disk fails."""
+        return [entry.event for entry in self._pending if entry.event]
+
+    def read_closed(self, segment: Segment) -> list[MeterEvent]:
+        """Read a sealed segment's events from its file. Blocking; raises OSError."""
+        records = scan(segment_path(self.folder, segment.number).read_bytes()).records
+        return [record.event for record in records if isinstance(record, Closed)]
+
+    def shipped(self, segment: Segment, count: int) -> None:
+        """Note that the first *count* events of *segment* are in the Journal; deletes files that nobody needs now."""
+        self.backlog.shipped(segment, count)
+        for number in self.backlog.take_deletable():
+            self._thread.submit(_unlink, segment_path(self.folder, number))
+
+    async def aclose(self) -> None:
+        """
+        Write what is pending and unlock the folder; it goes away if all of it is in the Journal.
+
+        Otherwise the next start on this host adopts it. Never raises: what the disk does not take is logged.
+        """
+        try:
+            await self.flush()
+        except StoreUnavailable as error:
+            log.critical("spool_not_flushed", events=len(self.unwritten()), error=str(error))
+        if self._timer:
+            self._timer.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        self._writer.close()
+        if self.backlog.is_settled and not self._pending:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def _append(self, entry: _Entry) -> None:
+        self._pending.append(entry)
+        if not self._is_committing and not self._has_failed:
+            self._schedule(is_awaited=entry.waiter is not None)
+
+    def _schedule(self, *, is_awaited: bool) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        at = max(now, self._commit_started_at + self._interval_s) if is_awaited else now + IDLE_COMMIT_S
+        if self._timer and self._timer_at <= at:
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = loop.call_at(at, self._commit)
+
+    def _commit(self) -> None:
+        loop = asyncio.get_running_loop()
+        batch, self._pending = self._pending, []
+        self._timer = None
+        self._is_committing = True
+        self._commit_started_at = loop.time()
+        job = self._thread.submit(self._writer.append, b"".join([entry.data for entry in batch]))
+        job.add_done_callback(lambda done: loop.call_soon_threadsafe(self._committed, batch, done))
+
+    def _committed(self, batch: list[_Entry], job: "ThreadFuture[int]") -> None:
+        self._is_committing = False
+        error = job.exception()
+        if error is None:
+            self._count_durable(batch, job.result())
+        else:
+            self._keep_for_retry(batch, error)
+        if self._pending and not self._has_failed:
+            self._schedule(is_awaited=any(entry.waiter for entry in self._pending))
+
+    def _count_durable(self, batch: Sequence[_Entry], number: int) -> None:
+        if self._has_failed:
+            log.info("spool_disk_recovered", folder=self.folder.name)
+        self._has_failed = False
+        self.backlog.written(number, sum(len(entry.data) for entry in batch))
+        for entry in batch:
+            entry.count(self.backlog)
+            if entry.waiter and not entry.waiter.done():
+                entry.waiter.set_result(None)
+
+    def _keep_for_retry(self, batch: list[_Entry], error: BaseException) -> None:
+        if not self._has_failed:
+            log.error("spool_disk_failed", folder=self.folder.name, error=str(error))
+        self._has_failed = True
+        for entry in batch:
+            if entry.waiter and not entry.waiter.done():
+                entry.waiter.set_exception(StoreUnavailable(STORE, str(error)))
+            entry.waiter = None
+        self._pending = [entry for entry in batch if entry.data] + self._pending
+        self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._commit)
+
+
+def _closing(event: MeterEvent, waiter: asyncio.Future[None] | None = None) -> _Entry:
+    return _Entry(encode_close(event), lambda backlog: backlog.closed(event), event, waiter)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        log.warning("spool_segment_not_deleted", segment=str(path), error=str(error))
