@@ -89,11 +89,12 @@ def test_secrets_are_made_once_and_private(tmp_path):
     assert first.admin_token not in repr(first)
 
 
-def test_a_damaged_credentials_file_is_not_overwritten(tmp_path):
-    (tmp_path / "credentials.json").write_text("{")
-    with pytest.raises(InvalidInput, match="damaged"):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"surprise": 1}'])
+def test_a_damaged_credentials_file_is_not_overwritten(tmp_path, text):
+    (tmp_path / "credentials.json").write_text(text)
+    with pytest.raises(InvalidInput, match="Move it away"):
         load_or_make_credentials(tmp_path)
-    assert (tmp_path / "credentials.json").read_text() == "{"
+    assert (tmp_path / "credentials.json").read_text() == text
 
 
 def test_other_verbs_find_where_it_listens(tmp_path):

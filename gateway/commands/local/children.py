@@ -110,8 +110,9 @@ class Child:
         hurrying = asyncio.ensure_future(self._hurry.wait())
         try:
             await asyncio.wait({ending, hurrying}, timeout=self.program.stop_s_max, return_when="FIRST_COMPLETED")
-            if hurrying.done():
-                await asyncio.wait({ending}, timeout=min(HURRIED_S, self.program.stop_s_max))
+            if hurrying.done() and not ending.done():
+                process.terminate()  # a second time: who drains takes it as a hint
+                await asyncio.wait({ending}, timeout=HURRIED_S)
             return ending.done()
         finally:
             ending.cancel()

@@ -8,10 +8,15 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.core.ids import new_secret
 from gateway.errors import InvalidInput
+
+_Kept = TypeVar("_Kept")
+
+CREDENTIALS = "credentials.json"
+PLACE = "up.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +80,35 @@ def held(home: Path) -> Iterator[None]:
         yield
 
 
+def load_credentials(home: Path) -> Credentials | None:
+    """Read the secrets of *home*; None before its first start."""
+    kept = _read_json(home / CREDENTIALS)
+    return _build(Credentials, kept, home / CREDENTIALS) if kept is not None else None
+
+
 def load_or_make_credentials(home: Path) -> Credentials:
     """Read the secrets of *home*; make them at the first start."""
-    path = home / "credentials.json"
-    kept = _read_json(path) or {}
+    if kept := load_credentials(home):
+        return kept
     made = Credentials(
-        admin_token=kept.get("admin_token") or secrets.token_urlsafe(32),
-        worker_token=kept.get("worker_token") or secrets.token_urlsafe(32),
-        redis_password=kept.get("redis_password") or secrets.token_urlsafe(32),
-        api_key=kept.get("api_key") or new_secret(),
+        admin_token=secrets.token_urlsafe(32),
+        worker_token=secrets.token_urlsafe(32),
+        redis_password=secrets.token_urlsafe(32),
+        api_key=new_secret(),
     )
-    if asdict(made) != kept:
-        write_private(path, json.dumps(asdict(made), indent=2))
+    write_private(home / CREDENTIALS, json.dumps(asdict(made), indent=2))
     return made
 
 
 def save_place(home: Path, place: Place) -> None:
     """Note where the installation listens."""
-    write_private(home / "up.json", json.dumps(asdict(place), indent=2))
+    write_private(home / PLACE, json.dumps(asdict(place), indent=2))
 
 
 def load_place(home: Path) -> Place | None:
     """Read where the installation of *home* listens, or listened last; None if it never started."""
-    kept = _read_json(home / "up.json")
-    return Place(**kept) if kept else None
+    kept = _read_json(home / PLACE)
+    return _build(Place, kept, home / PLACE) if kept is not None else None
 
 
 def write_private(path: Path, text: str) -> None:
@@ -111,15 +121,21 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> Any:
     try:
-        kept = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InvalidInput(
-            f"{path} is damaged ({error}). Move it away; a new one is made at the next start."
-        ) from error
-    if not isinstance(kept, dict):
-        raise InvalidInput(f"{path} is damaged. Move it away; a new one is made at the next start.")
-    return kept
+        raise _damaged(path) from error
+
+
+def _build(kind: type[_Kept], kept: Any, path: Path) -> _Kept:
+    try:
+        return kind(**kept)
+    except TypeError as error:  # no mapping, or other fields than ours
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InvalidInput:
+    return InvalidInput(f"{path} cannot be read. Move it away; a new one is made at the next start.")

@@ -1,0 +1,52 @@
+"""The gateway of an installation as its own tools see it, over HTTP like everybody else."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from gateway.errors import StartFailed
+
+TIMEOUT_S = 5.0
+FIRST_ANSWER_S_MAX = 120.0
+
+
+class GatewayClient:
+    """Asks the gateway at *url*. Every question raises httpx.HTTPError if there is no answer or a refusal."""
+
+    def __init__(self, url: str, admin_token: str) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, trust_env=False)
+        self._bearer = {"Authorization": f"Bearer {admin_token}"}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def is_live(self) -> bool:
+        """Tell whether the gateway answers at all."""
+        try:
+            return (await self._http.get("/livez")).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def readiness(self) -> dict[str, Any]:
+        """Give what /readyz says; that is an answer also when it is 503."""
+        return dict((await self._http.get("/readyz")).json())
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """List the workers that beat."""
+        answer = await self._http.get("/admin/v1/workers", headers=self._bearer)
+        return list(answer.raise_for_status().json()["data"])
+
+    async def chat(self, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Send one chat completion as a client would. Raises StartFailed with what the gateway says."""
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = await self._http.post("/v1/chat/completions", json=body, headers=headers, timeout=FIRST_ANSWER_S_MAX)
+        if not answer.is_success:
+            raise StartFailed(f"The first request was answered with {answer.status_code}: {answer.text}")
+        return dict(answer.json())

@@ -1,0 +1,176 @@
+"""One installation on this machine, from the first child to the last: start, proof, keep running, stop in order."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from gateway.commands.local.children import Child, Program, running
+from gateway.commands.local.gateway_client import GatewayClient
+from gateway.commands.local.home import Credentials, Place, load_place, save_place
+from gateway.commands.local.listening import choose_port
+from gateway.commands.local.preflight import is_cpu_engine
+from gateway.commands.local.programs import Served, gateway_program, share_cores, worker_names, worker_program
+from gateway.commands.local.redis_server import redis_program, redis_url, wait_for_redis
+from gateway.commands.local.steps import Steps
+from gateway.commands.local.welcome import chat_body, proof
+from gateway.errors import StartFailed
+from gateway.settings import Settings
+
+POLL_S = 0.2
+GATEWAY_START_S_MAX = 60.0
+ENGINE_FAILURES_MAX = 3  # an engine that fails this often at its first start does not get better by waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What `sluice up` runs. *settings* has a port that is not 0; *on_ready* is called once all of it works."""
+
+    settings: Settings
+    credentials: Credentials
+    served: Served
+    workers: int
+    steps: Steps
+    on_ready: Callable[[Place], None]
+
+    async def run(self) -> None:
+        """
+        Start everything, send a first request, and keep all running until SIGINT or SIGTERM.
+
+        The stop is the start in reverse: the gateway drains first, then the workers, Redis last. A second signal
+        hurries it. Raises StartFailed; whatever had been started by then has ended.
+        """
+        hurry = asyncio.Event()
+        stop = _Stop(asyncio.current_task(), hurry, self.steps)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        try:
+            async with AsyncExitStack() as stack:
+                await self._start(_Starter(stack, hurry, self.steps))
+                await asyncio.Event().wait()  # until the signal cancels this task
+        except asyncio.CancelledError:
+            if not stop.is_asked:
+                raise
+
+    async def _start(self, starter: "_Starter") -> None:
+        url, redis_port = await self._start_redis(starter)
+        place = self._place(redis_port)
+        save_place(self.settings.home, place)
+        agents = await starter.start(self._worker_programs(place))
+        [gateway] = await starter.start([gateway_program(self.settings, self.credentials, url)])
+        async with GatewayClient(place.url, self.credentials.admin_token) as client:
+            with self.steps.step(f"gateway on {place.url}"):
+                await _wait(client.is_live, [gateway], GATEWAY_START_S_MAX)
+            with self.steps.step(f"{self.workers} worker(s): the engine loads the model and warms up"):
+                await _wait(_Watch(client, self.workers, self.steps).are_ready, [gateway, *agents], None)
+            with self.steps.step("first request"):
+                answer = await client.chat(chat_body(place.model), self.credentials.api_key)
+        self.steps.say(proof(answer))
+        self.on_ready(place)
+
+    async def _start_redis(self, starter: "_Starter") -> tuple[str, int | None]:
+        """Give the URL of the Redis to use, and the port of the embedded one if it is that."""
+        if self.settings.redis_url:
+            return self.settings.redis_url, None
+        kept = load_place(self.settings.home)
+        port = choose_port(kept.redis_port if kept else None)
+        url = redis_url(port, self.credentials.redis_password)
+        with self.steps.step("embedded Redis"):
+            [child] = await starter.start([redis_program(self.settings.home, port, self.credentials.redis_password)])
+            await wait_for_redis(child, url)
+        return url, port
+
+    def _place(self, redis_port: int | None) -> Place:
+        host, port = self.settings.host, self.settings.port
+        return Place(pid=os.getpid(), host=host, port=port, redis_port=redis_port, model=self.served.name)
+
+    def _worker_programs(self, place: Place) -> list[Program]:
+        names = worker_names(self.workers, is_redis_shared=place.redis_port is None)
+        cores = sorted(os.sched_getaffinity(0)) if is_cpu_engine() else []
+        shares = share_cores(cores, self.workers) if cores else [None] * self.workers
+        home, token = self.settings.home, self.credentials.worker_token
+        return [
+            worker_program(name, self.served, place, home, token, share)
+            for name, share in zip(names, shares, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Starter:
+    """Starts programs, and stops them when the stack unwinds."""
+
+    stack: AsyncExitStack
+    hurry: asyncio.Event
+    steps: Steps
+
+    async def start(self, programs: Sequence[Program]) -> list[Child]:
+        return await self.stack.enter_async_context(running(programs, self.steps.say, self.hurry))
+
+
+class _Stop:
+    """What a signal does: the first one stops, every further one hurries."""
+
+    def __init__(self, task: asyncio.Task[Any] | None, hurry: asyncio.Event, steps: Steps) -> None:
+        assert task is not None, "an installation runs in a task"
+        self.is_asked = False
+        self._task = task
+        self._hurry = hurry
+        self._steps = steps
+
+    def __call__(self) -> None:
+        if self.is_asked:
+            self._hurry.set()
+            return
+        self.is_asked = True
+        self._steps.say("Stopping: requests under way may end first. Press Ctrl-C again to hurry.")
+        self._task.cancel()
+
+
+class _Watch:
+    """Follows the workers by what they tell the gateway; says each change once."""
+
+    def __init__(self, client: GatewayClient, count: int, steps: Steps) -> None:
+        self._client = client
+        self._count = count
+        self._steps = steps
+        self._told: dict[str, str] = {}
+
+    async def are_ready(self) -> bool:
+        """Tell whether all are ready. Raises StartFailed if an engine fails again and again."""
+        try:
+            workers = await self._client.workers()
+        except httpx.HTTPError:
+            return False
+        for worker in workers:
+            self._tell(worker)
+        return [worker["state"] for worker in workers].count("ready") >= self._count
+
+    def _tell(self, worker: dict[str, Any]) -> None:
+        cause = f": {worker['cause']}" if worker["cause"] else ""
+        line = f"{worker['worker']} {worker['state']}{cause}"
+        if self._told.get(worker["worker"]) != line:
+            self._told[worker["worker"]] = line
+            self._steps.say(f"{line} ({self._steps.elapsed_s:.1f} s)")
+        if worker["restarts"] >= ENGINE_FAILURES_MAX:
+            raise StartFailed(f"{worker['worker']}: its engine does not start{cause}")
+
+
+async def _wait(is_true: Callable[[], Awaitable[bool]], children: Sequence[Child], seconds_max: float | None) -> None:
+    """Ask *is_true* until it is. Raises StartFailed if one of *children* dies first or it takes too long."""
+    try:
+        async with asyncio.timeout(seconds_max):
+            while not await is_true():
+                for child in children:
+                    if child.deaths:
+                        raise child.failure()
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        child = children[0]
+        raise StartFailed(
+            f"{child.program.name} has not answered within {seconds_max:g} s. Its log: {child.program.log}"
+        ) from None

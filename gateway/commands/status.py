@@ -1,0 +1,86 @@
+"""`sluice status`: whether a request would be served now, and how each part is doing."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gateway.commands.local.gateway_client import GatewayClient
+from gateway.commands.local.home import load_credentials, load_place, reachable
+from gateway.settings import Settings, load_settings
+
+
+def status(
+    home: Annotated[Path | None, typer.Option(help="The home of `sluice up`. [default: .sluice]")] = None,
+    output: Annotated[Literal["table", "json"], typer.Option("--format", help="For people or for programs.")] = "table",
+) -> None:
+    """
+    Say whether a request would be served now, and how each part is doing.
+
+    The exit status is 0 if a request would be served, 1 if not.
+    """
+    facts = asyncio.run(_ask(load_settings(home=home)))
+    if output == "json":
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print(facts, Console())
+    raise typer.Exit(0 if facts["ready"] else 1)
+
+
+async def _ask(settings: Settings) -> dict[str, Any]:
+    """Collect what the gateway of this home says. *ready* needs a ready gateway and a ready worker."""
+    url, token = _address(settings)
+    facts: dict[str, Any] = {
+        "ready": False,
+        "url": url,
+        "gateway": "away",
+        "degraded": [],
+        "components": {},
+        "workers": [],
+    }
+    async with GatewayClient(url, token) as client:
+        try:
+            readiness = await client.readiness()
+            facts |= {"gateway": "ready" if readiness["ready"] else "not ready"}
+            facts |= {name: readiness[name] for name in ("degraded", "components")}
+            facts["workers"] = await client.workers()
+        except (httpx.HTTPError, ValueError) as error:
+            facts["error"] = str(error) or type(error).__name__
+    is_served = any(worker["state"] == "ready" for worker in facts["workers"])
+    return facts | {"ready": facts["gateway"] == "ready" and is_served}
+
+
+def _address(settings: Settings) -> tuple[str, str]:
+    """Find the gateway: where `sluice up` left it, else where the settings say; and the token that opens it."""
+    place, credentials = load_place(settings.home), load_credentials(settings.home)
+    url = place.url if place else f"http://{reachable(settings.host)}:{settings.port}"
+    if settings.admin_token:
+        return url, settings.admin_token.get_secret_value()
+    return url, credentials.admin_token if credentials else ""
+
+
+def _print(facts: dict[str, Any], console: Console) -> None:
+    word = "[green]ready[/]: a request would be served" if facts["ready"] else "[red]not ready[/]"
+    console.print(f"{facts['url']} is {word}", highlight=False)
+    if "error" in facts:
+        console.print(f"The gateway's answer: {facts['error']}", markup=False, highlight=False)
+    parts = Table("part", "state", "details")
+    for name, part in facts["components"].items():
+        details = {key: value for key, value in part.items() if key not in {"ok", "vital"}}
+        state = "ok" if part["ok"] else "down" if part["vital"] else "degraded"
+        parts.add_row(name, state, _details(details))
+    workers = Table("worker", "pool", "state", "running", "waiting", "restarts", "cause")
+    for worker in facts["workers"]:
+        workers.add_row(*(str(worker.get(column.header, "")) for column in workers.columns))
+    for table in (parts, workers):
+        if table.row_count:
+            console.print(table)
+
+
+def _details(details: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in details.items())
