@@ -71,14 +71,18 @@ class Changes:
     models: tuple[Model, ...] = ()
 
 
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything the data plane needs to know of the Directory. Keys are indexed by digest."""
 
     version: int = 0
-    tenants: Mapping[str, Tenant] = MappingProxyType({})
-    keys: Mapping[str, Key] = MappingProxyType({})
-    models: Mapping[str, Model] = MappingProxyType({})
+    tenants: Mapping[str, Tenant] = field(default_factory=_nothing)
+    keys: Mapping[str, Key] = field(default_factory=_nothing)
+    models: Mapping[str, Model] = field(default_factory=_nothing)
 
     def apply(self, changes: Changes) -> "Snapshot":
         """Give the snapshot after *changes*; this one stays as it was."""
