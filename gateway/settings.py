@@ -35,7 +35,7 @@ class QueueSettings(_Section):
 class UpstreamSettings(_Section):
     """The connections to the engines."""
 
-    connect_timeout_s: float = Field(2.0, gt=0)
+    connect_timeout_s: float = Field(2.0, gt=0, description="A worker that takes longer to connect to has failed.")
     first_byte_timeout_s: float = Field(600.0, gt=0, description="OpenAI's SDKs wait 600 s by default.")
     idle_timeout_s: float = Field(120.0, gt=0, description="The longest silence inside a stream.")
     keep_alive_s: float = Field(4.0, gt=0, description="Below uvicorn's 5 s, so that we are the one that closes.")
@@ -52,12 +52,12 @@ class SpoolSettings(_Section):
         le=5.0,
         description="Least time between two syncs; what ends during a sync shares the next one anyway.",
     )
-    segment_bytes: int = Field(8 << 20, ge=4096)
+    segment_bytes: int = Field(8 << 20, ge=4096, description="A segment file is closed at this size.")
     bytes_max: int = Field(2 << 30, ge=1 << 20, description="Above this no request is admitted until it shrinks.")
-    progress_tokens: int = Field(256, ge=1)
-    progress_s: float = Field(5.0, gt=0)
-    ship_interval_s: float = Field(0.5, gt=0)
-    ship_batch: int = Field(1000, ge=1)
+    progress_tokens: int = Field(256, ge=1, description="An open stream notes its usage every so many tokens …")
+    progress_s: float = Field(5.0, gt=0, description="… or seconds: what a crash may cost of it.")
+    ship_interval_s: float = Field(0.5, gt=0, description="How often closed events go into SQL.")
+    ship_batch: int = Field(1000, ge=1, description="The most events of one transaction.")
 
 
 class RosterSettings(_Section):
@@ -71,20 +71,22 @@ class Settings(_Section):
     """Everything that can be set."""
 
     home: Path = Field(Path(".sluice"), description="State of `sluice up`: database, spool, models, logs, keys.")
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
-    gateway_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    gateway_id: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="Empty means host and process id."
+    )
     database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite under home.", repr=False)
     redis_url: str = Field("", description="Empty means a single gateway with its queue in memory.", repr=False)
     admin_token: SecretStr | None = Field(None, description="Bearer of /admin/v1 and /finance/v1; unset closes both.")
     worker_token: SecretStr | None = Field(None, description="Bearer of /internal/v1; unset closes it.")
     directory_poll_s: float = Field(0.25, gt=0, le=0.5, description="A revoked key stops within 1 s: keep below 0.5.")
-    database_timeout_s: float = Field(3.0, gt=0)
+    database_timeout_s: float = Field(3.0, gt=0, description="A transaction that takes longer has failed.")
     zone: str = Field("UTC", description="IANA time zone of reports and statements, such as Asia/Shanghai.")
     body_bytes_max: int = Field(16 << 20, ge=1024, description="A longer request body is refused with 413.")
     drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for streams to end.")
-    log_format: Literal["json", "console"] = "json"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for eyes.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     queue: QueueSettings = QueueSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     spool: SpoolSettings = SpoolSettings()

@@ -16,16 +16,30 @@ class DirectoryStore(Protocol):
     """
 
     def changes_since(self, version: int) -> Changes | None:
-        """Read the rows that changed above *version*; None if nothing did. One cheap query when nothing changed."""
+        """
+        Read the rows that changed above *version*; None if nothing did. One cheap query when nothing changed.
 
-    def put_tenant(self, tenant: Tenant) -> None:
-        """Create or replace a tenant, by id. Idempotent."""
+        A store that is itself below *version* was restored from a backup: all its rows are given, and the reader must
+        start again from an empty snapshot.
+        """
+
+    def put_tenant(self, tenant: Tenant, *, must_be_new: bool = False) -> None:
+        """Create or replace a tenant, by id. Idempotent, unless it *must_be_new*: then a taken id is AlreadyExists."""
 
     def put_key(self, key: Key) -> None:
-        """Create or replace a key, by id. Idempotent."""
+        """Create or replace a key, by id. Idempotent. NotFoundError if its tenant does not exist."""
 
     def put_model(self, model: Model) -> None:
         """Create or replace a model, by name. Idempotent."""
+
+    def tenant(self, tenant_id: str) -> Tenant | None:
+        """Find a tenant."""
+
+    def key(self, key_id: str) -> Key | None:
+        """Find a key."""
+
+    def model(self, name: str) -> Model | None:
+        """Find a model."""
 
     def tenants(self) -> Sequence[Tenant]:
         """List all tenants, by name."""

@@ -1,6 +1,6 @@
 """The way of a meter event: spool on local disk, then the Journal in SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class SpoolHealth(Protocol):
 
     @property
     def is_writable(self) -> bool:
-        """Whether the last commit to the disk succeeded."""
+        """Whether requests may be dispatched: the last commit to the disk succeeded and its budget is not used up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,3 +84,55 @@ class Journal(Protocol):
 
     def append_readings(self, readings: Sequence[EngineReading]) -> None:
         """Write engine readings in one transaction; replaying one changes nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSum:
+    """
+    Sums over events that agree in tenant, key and model, as far as these were asked for, and in outcome and flag.
+
+    What was not asked for is empty.
+    """
+
+    tenant: str = ""
+    key: str = ""
+    model: str = ""
+    outcome: str
+    flag: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """What events say one worker did; *undelivered_tokens* are completion tokens that nobody was billed for."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    undelivered_tokens: int = 0
+
+
+class JournalReader(Protocol):
+    """
+    The Journal as finance reads it; a read-only database role is enough. Blocking: call it from a thread.
+
+    Intervals are half-open, [from_ms, to_ms), in Unix milliseconds. All raise StoreUnavailable within their time limit.
+    """
+
+    def usage(
+        self, from_ms: int, to_ms: int, by: Collection[str] = (), tenant: str | None = None
+    ) -> Sequence[UsageSum]:
+        """Sum the events that arrived in the interval by any of tenant, key, model; only *tenant*'s if given."""
+
+    def usage_by_worker(self, from_ms: int, to_ms: int, worker: str | None = None) -> Mapping[str, WorkerUsage]:
+        """Sum the events that ended in the interval by worker; only *worker*'s if given. Denials are not in it."""
+
+    def readings_at(self, at_ms: int) -> Sequence[EngineReading]:
+        """Give, for each engine process, its last reading at or before *at_ms*."""
+
+    def knows_tenant(self, tenant: str) -> bool:
+        """Whether there is such a tenant, or ever was an event of it."""

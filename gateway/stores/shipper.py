@@ -103,7 +103,7 @@ class Shipper:
         self._readings.extend(readings)
 
     async def aclose(self, limit_s: float = 5.0) -> None:
-        """Ship what can be shipped within *limit_s*; the rest waits on disk for the next start. Then close the spool."""
+        """Ship what can be shipped within *limit_s*; the next start ships the rest. Then close the spool."""
         self._stopping.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):

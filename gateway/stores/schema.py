@@ -1,0 +1,163 @@
+"""The tables, and their version: `migrate` brings a database up to date, `check_schema` says whether it is."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import text as sql
+
+from gateway.errors import InvalidInput
+from gateway.stores.database import Database, sqlite_file
+
+MIGRATION_TIMEOUT_S = 600.0  # building an index over a large journal takes minutes
+_LOCK = 0x51_1C_E0  # any number that nobody else uses: PostgreSQL's advisory locks are named by number
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+directory_state = Table(
+    "directory_state",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("service_class", Text, nullable=False),
+    Column("is_suspended", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("is_revoked", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("pool", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("is_retired", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
+meter_events = Table(
+    "meter_events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("service_class", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("flag", Text, nullable=False),
+    Column("is_stream", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("arrived_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    Column("queue_ms", BigInteger),
+    Column("ttft_ms", BigInteger),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("undelivered_tokens", BigInteger, nullable=False),
+    Index(None, "arrived_ms"),
+    Index(None, "tenant", "arrived_ms"),
+    Index(None, "worker", "ended_ms"),
+)
+
+engine_readings = Table(
+    "engine_readings",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("started_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("read_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("pool", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("probe_prompt_tokens", BigInteger, nullable=False),
+    Column("probe_completion_tokens", BigInteger, nullable=False),
+)
+
+
+def migrate(url: str) -> str:
+    """
+    Create the tables or bring them up to date; gives the schema's version. Safe to run twice, also at the same time.
+
+    Raises InvalidInput for a wrong URL, StoreUnavailable if the database does not answer.
+    """
+    if file := sqlite_file(url):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    database = Database(url, timeout_s=MIGRATION_TIMEOUT_S)
+    config = _alembic()
+    try:
+        with database.writing() as connection:
+            if database.dialect == "postgresql":
+                connection.execute(sql("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        database.close()
+    return _head(config)
+
+
+def check_schema(url: str) -> None:
+    """Raise InvalidInput, saying what to do, unless the tables are those of this version of Sluice."""
+    if (file := sqlite_file(url)) and not file.exists():
+        raise InvalidInput(f"There is no database at {file}. Run `sluice migrate` to create it.")
+    database = Database(url)
+    try:
+        with database.reading() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        database.close()
+    config = _alembic()
+    if found == _head(config):
+        return
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found and found not in known:
+        raise InvalidInput(f"The database's tables are of version {found}, newer than this Sluice. Upgrade Sluice.")
+    needed = _head(config)
+    raise InvalidInput(f"The database's tables are of version {found or 'none'}, not {needed}. Run `sluice migrate`.")
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _head(config: Config) -> str:
+    head = ScriptDirectory.from_config(config).get_current_head()
+    assert head, "the package has no migrations"
+    return head
