@@ -74,7 +74,8 @@ class Settings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     gateway_id: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="Empty means host and process id."
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        description="Unique; unset: host and process id.",
     )
     database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite under home.", repr=False)
     redis_url: str = Field("", description="Empty means a single gateway with its queue in memory.", repr=False)
