@@ -65,6 +65,7 @@ class StoreUnavailable(SluiceError):  # noqa: N818
     def __init__(self, store: str, reason: str) -> None:
         super().__init__(f"{store} is unavailable: {reason}")
         self.store = store
+        self.reason = reason
 
 
 class NotFoundError(SluiceError):

@@ -1,5 +1,47 @@
 """What every test can use."""
 
+import pytest
+
 from tests.parts import pytest_collection_modifyitems, pytest_make_collect_report, pytest_runtest_makereport
 
 __all__ = ["pytest_collection_modifyitems", "pytest_make_collect_report", "pytest_runtest_makereport"]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    """The session's own Redis, with `url`, `kill()`, `start()` and `frozen()`. Whoever kills it starts it again."""
+    from tests.servers.redis_server import RedisServer
+
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server):
+    """The URL of an empty Redis."""
+    import redis
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    """The session's own PostgreSQL, with `url`, `stop()`, `start()` and `frozen()`. Whoever stops it starts it again."""
+    from tests.servers.postgres_server import PostgresServer
+
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """The URL of a fresh, empty database."""
+    import secrets
+
+    return postgres_server.new_database(f"test_{secrets.token_hex(6)}")

@@ -32,7 +32,10 @@ class Roster(Protocol):
         """Count *work* tokens and one request as outstanding on *worker* while the block runs."""
 
     def suspect(self, worker: str) -> None:
-        """Note that *worker* just failed a request: it ranks last for `suspect_s`, or until its next good answer."""
+        """Note that *worker* just failed a request: it ranks last for `suspect_s`, or until it is trusted."""
+
+    def trust(self, worker: str) -> None:
+        """Note that *worker* just answered a request well: it is no longer suspect."""
 
     async def start(self) -> None:
         """Begin sharing with the other gateways, if there is anything to share through."""

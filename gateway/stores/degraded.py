@@ -1,0 +1,86 @@
+"""What becomes of the line when its shared store goes away and comes back: no request fails because of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gateway.core.scheduling import Ticket
+from gateway.errors import StoreUnavailable
+from gateway.ports.queue import Occupancy
+from gateway.stores.memory import MemoryQueue
+from gateway.stores.redis import RedisQueue
+
+
+class FallbackQueue:
+    """
+    An AdmissionQueue that is *shared* while its store answers, and *local* while it does not.
+
+    The local line has this gateway's share of the slots. *shared* probes its store by itself and says when it goes and
+    comes; while it is away no request touches it. At either change all who wait move to the other line, in order of
+    arrival and whatever its bound. Those in flight stay where they are, and are counted in both lines, so that no slot
+    is given twice.
+    """
+
+    def __init__(self, shared: RedisQueue, local: MemoryQueue) -> None:
+        self._shared = shared
+        self._local = local
+        shared.watch(self._change_over)
+
+    @asynccontextmanager
+    async def slot(self, ticket: Ticket) -> AsyncIterator[None]:
+        try:
+            await self._enter(ticket)
+            yield
+        finally:  # both, always: a change-over may have come between the grant and its owner's cancellation
+            self._local.leave(ticket)
+            self._shared.leave(ticket)
+
+    def set_slots(self, slots: int) -> None:
+        self._shared.set_slots(slots)
+        if self.is_degraded:
+            self._local.set_slots(self._shared.slots_share)
+
+    async def occupancy(self) -> Occupancy:
+        """Count over all gateways; over this one alone while degraded."""
+        if not self.is_degraded:
+            try:
+                return await self._shared.occupancy()
+            except StoreUnavailable:
+                assert self.is_degraded, "a shared line that fails says so first"
+        return await self._local.occupancy()
+
+    async def start(self) -> None:
+        await self._shared.start()
+
+    async def aclose(self) -> None:
+        await self._shared.aclose()
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether this gateway goes by its own share of the slots, as the shared store is away."""
+        return not self._shared.is_up
+
+    async def _enter(self, ticket: Ticket) -> None:
+        is_new = True
+        while True:
+            try:
+                if not self.is_degraded:
+                    await self._shared.enter(ticket, is_bounded=is_new)
+                    return
+                await self._local.enter(ticket, is_bounded=is_new)
+            except StoreUnavailable:  # the line closed behind us: on to the other one
+                is_new = False
+            else:
+                self._shared.adopt(ticket)
+                return
+
+    def _change_over(self) -> None:
+        if self.is_degraded:
+            self._local.adopt(self._shared.in_flight)
+            self._local.set_slots(self._shared.slots_share)
+        else:
+            self._local.evict()
+
+    def __repr__(self) -> str:
+        held = f"{len(self._shared.in_flight)} in flight, {self._shared.waiting + self._local.waiting} waiting"
+        mode = f"degraded to {self._shared.slots_share} slots" if self.is_degraded else "shared"
+        return f"<FallbackQueue {self._shared.pool} [{held}, {mode}]>"

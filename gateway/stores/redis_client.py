@@ -1,0 +1,60 @@
+"""The border to Redis: the connection, scripts, and how its errors and its silence are told."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway.errors import StoreUnavailable
+
+_LUA = Path(__file__).parent / "lua"
+
+
+def connect(url: str, *, timeout_s: float = 0.5) -> Redis:
+    """
+    Make the client that the stores share; it connects when it is first used.
+
+    It never retries by itself and has no read timeout: the stores bound every call, blocking pops by more than others.
+    """
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=timeout_s,
+        socket_timeout=None,
+    )
+
+
+class Script:
+    """A Lua script made of the named files in `lua/`, run by its hash; its text travels only if Redis lacks it."""
+
+    def __init__(self, *names: str) -> None:
+        self._text = "\n".join((_LUA / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, redis: Redis, keys: Sequence[str], args: Sequence[str | int]) -> list[Any]:
+        """Run it; give its reply. Raises what redis-py raises."""
+        try:
+            reply = await redis.evalsha(self._digest, len(keys), *keys, *map(str, args))
+        except NoScriptError:
+            reply = await redis.eval(self._text, len(keys), *keys, *map(str, args))
+        return cast("list[Any]", reply)
+
+
+@asynccontextmanager
+async def redis_answering(within_s: float) -> AsyncIterator[None]:
+    """Bound the block by *within_s*; what redis-py raises in it, and its silence, become StoreUnavailable."""
+    try:
+        async with asyncio.timeout(within_s):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable("redis", f"no answer within {within_s:g} s") from None
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable("redis", f"{type(error).__name__}: {error}") from error

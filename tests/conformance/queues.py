@@ -1,0 +1,87 @@
+"""Queues of every kind, and the moves that tests make with them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+
+from gateway.core.directory import ServiceClass
+from gateway.core.scheduling import Ticket
+from gateway.stores.degraded import FallbackQueue
+from gateway.stores.memory import MemoryQueue
+from gateway.stores.redis import RedisQueue
+from gateway.stores.redis_client import connect
+
+POOL = "qwen"
+_owners = count()
+
+
+@asynccontextmanager
+async def open_queue(kind: str, url: str | None, *, slots: int = 0, **options):
+    """Open a started queue of *kind* (memory, redis, fallback); at the end it must have nothing left."""
+    if kind == "memory":
+        redis, queue = None, MemoryQueue(POOL, **options)
+    else:
+        redis = connect(url)
+        queue = RedisQueue(redis, POOL, owner=f"gateway-{next(_owners)}", **options)
+    if kind == "fallback":
+        queue = FallbackQueue(queue, MemoryQueue(POOL))
+    queue.set_slots(slots)
+    await queue.start()
+    try:
+        yield queue
+        assert "[0 in flight, 0 waiting" in repr(queue), "every test must hand back what it took"
+    finally:
+        await queue.aclose()
+        if redis:
+            await redis.aclose()
+
+
+def ticket(
+    ticket_id: str, tenant: str = "acme", service_class: ServiceClass = ServiceClass.STANDARD, work: int = 1
+) -> Ticket:
+    return Ticket(id=ticket_id, tenant=tenant, service_class=service_class, work=work)
+
+
+class Visitor:
+    """A request in the queue: waits for its slot, says when it has it, and keeps it until told to leave."""
+
+    def __init__(self, queue, its_ticket: Ticket, log: asyncio.Queue[str] | None = None) -> None:
+        self.ticket = its_ticket
+        self.admitted = asyncio.Event()
+        self._leave = asyncio.Event()
+        self._log = log
+        self.task = asyncio.create_task(self._visit(queue))
+
+    async def _visit(self, queue) -> None:
+        async with queue.slot(self.ticket):
+            if self._log is not None:
+                self._log.put_nowait(self.ticket.id)
+            self.admitted.set()
+            await self._leave.wait()
+
+    async def leave(self) -> None:
+        """Give the slot back, having waited for it."""
+        await self.admitted.wait()
+        self._leave.set()
+        await self.task
+
+    async def cancel(self) -> None:
+        """Hang up, wherever the request is."""
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+async def enter_in_order(queue, tickets, log: asyncio.Queue[str] | None = None) -> list[Visitor]:
+    """Let visitors enter one after the other; return once the store has them all, waiting or in flight."""
+    visitors = [Visitor(queue, one, log) for one in tickets]
+    await asyncio.sleep(0)  # each has called `slot`
+    await queue.occupancy()
+    return visitors
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+    """Return once *condition* holds; for what another process or Redis's clock decides, and so has no signal."""
+    async with asyncio.timeout(within_s):
+        while not await condition():
+            await asyncio.sleep(0.01)
