@@ -96,8 +96,13 @@ def load_or_make_credentials(home: Path) -> Credentials:
         redis_password=secrets.token_urlsafe(32),
         api_key=new_secret(),
     )
-    write_private(home / CREDENTIALS, json.dumps(asdict(made), indent=2))
+    save_credentials(home, made)
     return made
+
+
+def save_credentials(home: Path, credentials: Credentials) -> None:
+    """Keep the secrets of *home*."""
+    write_private(home / CREDENTIALS, json.dumps(asdict(credentials), indent=2))
 
 
 def save_place(home: Path, place: Place) -> None:
