@@ -30,7 +30,7 @@ def redis_url(redis_server):
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory):
-    """The session's own PostgreSQL, with `url`, `stop()`, `start()` and `frozen()`. Whoever stops it starts it again."""
+    """The session's own PostgreSQL: `url`, `stop()`, `start()`, `frozen()`. Whoever stops it starts it again."""
     from tests.servers.postgres_server import PostgresServer
 
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))

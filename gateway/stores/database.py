@@ -96,7 +96,13 @@ def parse_url(url: str) -> URL:
 
 def _sqlite(url: str, timeout_s: float) -> Engine:
     parsed = parse_url(url)
-    engine = create_engine(parsed, connect_args={"timeout": timeout_s}, hide_parameters=True, pool_timeout=timeout_s)
+    engine = create_engine(
+        parsed,
+        connect_args={"timeout": timeout_s},
+        hide_parameters=True,
+        paramstyle="named",  # as PostgreSQL's: rows are mappings
+        pool_timeout=timeout_s,
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -31,8 +31,7 @@ class SqlJournal:
         self._database = database
 
     def append(self, events: Sequence[MeterEvent]) -> int:
-        rows = [_event_row(event) for event in events]
-        return self._insert_new(meter_events, rows)
+        return self._insert_new(meter_events, [_event_row(event) for event in events])
 
     def append_readings(self, readings: Sequence[EngineReading]) -> None:
         self._insert_new(engine_readings, [asdict(reading) for reading in readings])
@@ -90,11 +89,16 @@ class SqlJournal:
             return any(connection.execute(query).first() for query in (declared, seen))
 
     def _insert_new(self, table: Table, rows: list[dict[str, Any]]) -> int:
+        """
+        Insert the rows whose keys are not there yet; gives how many.
+
+        The driver's own executemany takes half of SQLAlchemy's time, and on PostgreSQL alone knows the count.
+        """
         if not rows:
             return 0
         statement = _insert(self._database, table).on_conflict_do_nothing()
         with self._database.writing() as connection:
-            return connection.execute(statement, rows).rowcount
+            return connection.exec_driver_sql(str(statement.compile(dialect=connection.dialect)), rows).rowcount
 
 
 class SqlDirectory:

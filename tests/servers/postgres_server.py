@@ -1,0 +1,81 @@
+"""A PostgreSQL of the tests' own: its data in a temporary folder, on a free port, never as root."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from tests.parts import postgres_programs
+from tests.servers.process import free_port
+
+PASSWORD = "a-secret-word"
+USER_INSTEAD_OF_ROOT = "postgres"  # the server refuses to run as root; Debian's package brings this user
+
+
+class PostgresServer:
+    """One server; `url` reaches its maintenance database. Whoever stops it starts it again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._user = USER_INSTEAD_OF_ROOT if os.geteuid() == 0 else None
+        self._folder = folder
+        self._data = folder / "data"
+        self._port = free_port()
+        self.url = f"postgresql://sluice:{PASSWORD}@127.0.0.1:{self._port}/postgres"
+        self._open_folders()
+        self._initialise()
+
+    def start(self) -> None:
+        """Start it and return once it answers."""
+        options = f"-p {self._port} -h 127.0.0.1 -k '' -F -c max_connections=60"
+        self._run("pg_ctl", "start", "-w", "-l", str(self._data / "server.log"), "-o", options)
+
+    def stop(self) -> None:
+        """End it as a crash would: connections break, what was committed is there after the next start."""
+        if (self._data / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "-w", "-m", "immediate")
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Keep it from answering while the block runs; its connections stay open and its kernel still acknowledges."""
+        postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+
+    def new_database(self, name: str) -> str:
+        """Create an empty database and give its URL."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.url.removesuffix("postgres") + name
+
+    def _open_folders(self) -> None:
+        """Let the server's own user through pytest's folders, which are closed to all but their owner."""
+        if self._user:
+            for folder in (self._folder, *self._folder.parents):
+                if not folder.stat().st_mode & 0o001:
+                    folder.chmod(folder.stat().st_mode | 0o011)
+        self._data.mkdir()
+        if self._user:
+            shutil.chown(self._data, self._user)
+
+    def _initialise(self) -> None:
+        password = self._folder / "password"
+        password.write_text(PASSWORD)
+        self._run("initdb", "-U", "sluice", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--no-sync")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(postgres_programs() / program), "-D", str(self._data), *arguments]
+        log = self._folder / f"{program}.log"
+        with log.open("wb") as output:
+            done = subprocess.run(command, user=self._user, cwd="/", stdout=output, stderr=output, check=False)
+        assert done.returncode == 0, f"{program} failed: {log.read_text()}"

@@ -1,0 +1,115 @@
+"""The Journal's contract, on every database."""
+
+import pytest
+from sqlalchemy import func, select
+
+from gateway.core.usage import MeterEvent
+from gateway.ports.journal import EngineReading, WorkerUsage
+from gateway.stores.schema import engine_readings, meter_events
+from tests.meter_events import event
+
+
+def count(database, table):
+    with database.reading() as connection:
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def test_replaying_events_changes_nothing(journal, database):
+    assert journal.append([event(1), event(2)]) == 2
+    assert journal.append([event(2, completion_tokens=999), event(3)]) == 1
+    assert count(database, meter_events) == 3
+    (total,) = journal.usage(0, 1 << 50)
+    assert total.completion_tokens == 60
+
+
+def test_an_id_twice_in_one_batch_counts_once_and_the_first_is_kept(journal):
+    assert journal.append([event(1, completion_tokens=7), event(1, completion_tokens=8)]) == 1
+    assert journal.usage(0, 1 << 50)[0].completion_tokens == 7
+
+
+def test_every_field_of_an_event_comes_back(journal, database):
+    written = event(1, queue_ms=None, ttft_ms=None, undelivered_tokens=3, is_stream=False, tenant="é 通义")
+    journal.append([written])
+    with database.reading() as connection:
+        row = connection.execute(select(meter_events)).mappings().one()
+    assert MeterEvent(**row) == written
+
+
+@pytest.mark.parametrize("model", ["a\0b", "\ud800", "x" * 100_000, "\U0001f600" * 600])
+def test_no_text_of_a_client_can_hold_up_the_batch(journal, model):
+    assert journal.append([event(1, model=model), event(2)]) == 2
+
+
+def test_nothing_to_append_is_fine(journal):
+    assert journal.append([]) == 0
+    journal.append_readings([])
+
+
+def test_intervals_are_half_open(journal):
+    journal.append([event(n, arrived_ms=at) for n, at in enumerate([999, 1000, 1999, 2000])])
+    (total,) = journal.usage(1000, 2000)
+    assert total.requests == 2
+
+
+def test_usage_is_summed_by_what_was_asked_for(journal):
+    journal.append(
+        [
+            event(1, tenant="a", key="k1", model="m"),
+            event(2, tenant="a", key="k2", model="m"),
+            event(3, tenant="b", key="k3", model="m", outcome="queue_full", flag="none"),
+        ]
+    )
+    assert {(s.tenant, s.key, s.model, s.requests) for s in journal.usage(0, 1 << 50, {"tenant"})} == {
+        ("a", "", "", 2),
+        ("b", "", "", 1),
+    }
+    assert {s.key for s in journal.usage(0, 1 << 50, {"key", "model"}, tenant="a")} == {"k1", "k2"}
+
+
+def test_sums_beyond_32_bits_are_exact(journal):
+    big = 2**53 + 1
+    journal.append([event(1, prompt_tokens=big, cached_tokens=0), event(2, prompt_tokens=2, cached_tokens=0)])
+    assert journal.usage(0, 1 << 50)[0].prompt_tokens == big + 2
+
+
+def test_a_workers_usage_goes_by_the_time_its_requests_ended(journal):
+    journal.append(
+        [
+            event(1, worker="w1", ended_ms=100, undelivered_tokens=4),
+            event(2, worker="w2", ended_ms=100),
+            event(3, worker="w1", ended_ms=200),
+            event(4, worker="", ended_ms=100),
+        ]
+    )
+    assert journal.usage_by_worker(0, 200) == {"w1": WorkerUsage(1, 10, 20, 4), "w2": WorkerUsage(1, 10, 20, 0)}
+    assert journal.usage_by_worker(100, 201, "w1") == {"w1": WorkerUsage(2, 20, 40, 4)}
+    assert journal.usage_by_worker(201, 300, "w1") == {}
+
+
+def reading(read_ms, *, worker="w1", started_ms=0, tokens=0):
+    return EngineReading(
+        worker=worker,
+        pool="p",
+        started_ms=started_ms,
+        read_ms=read_ms,
+        prompt_tokens=tokens,
+        completion_tokens=2 * tokens,
+        probe_prompt_tokens=1,
+        probe_completion_tokens=1,
+    )
+
+
+def test_the_last_reading_of_each_engine_process_is_found(journal, database):
+    late = reading(500, worker="w2", started_ms=400, tokens=9)
+    journal.append_readings([reading(10, tokens=1), reading(20, tokens=2), reading(30, tokens=3), late])
+    journal.append_readings([reading(20, tokens=2)])
+    assert count(database, engine_readings) == 4
+    assert journal.readings_at(25) == [reading(20, tokens=2)]
+    assert journal.readings_at(500) == [reading(30, tokens=3), late]
+    assert journal.readings_at(9) == []
+
+
+def test_a_tenant_is_known_by_its_events_too(journal):
+    assert not journal.knows_tenant("acme")
+    journal.append([event(1, tenant="acme")])
+    assert journal.knows_tenant("acme")
