@@ -1,0 +1,178 @@
+"""The roster that several gateways share: each takes the beats that reach it and learns the others' from Redis."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, fields
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from gateway.core.roster import Beat, WorkerState
+from gateway.core.routing import WorkerView
+from gateway.errors import StoreUnavailable
+from gateway.stores.memory_roster import MemoryRoster
+from gateway.stores.redis_client import Script, redis_answering
+
+READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 5 ms
+STRUCK_OFF = ""
+
+_KEYS = [f"sluice:{{roster}}:{name}" for name in ("beats", "leases", "versions", "version")]
+_SHARE = Script("roster")
+_FIELDS = {field.name for field in fields(Beat)}
+
+log = structlog.get_logger()
+
+
+class RedisRoster:
+    """
+    A Roster in memory whose news travels through Redis: every *refresh_s*, and at once when a worker's state changes.
+
+    With Redis away it goes on with what it last saw: a worker that only others hear of is listed until Redis is back,
+    for its silence here says nothing.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        lease_s: float = 4.0,
+        suspect_s: float = 5.0,
+        refresh_s: float = 0.5,
+        store_timeout_s: float = 0.5,
+    ) -> None:
+        self.is_up = True
+        self._redis = redis
+        self._local = MemoryRoster(clock, lease_s=lease_s, suspect_s=suspect_s)
+        self._lease_ms = int(lease_s * 1000)
+        self._refresh_s = refresh_s
+        self._store_timeout_s = store_timeout_s
+        self._states: dict[str, WorkerState] = {}  # of the workers that beat here
+        self._foreign: set[str] = set()  # the workers that only others hear of
+        self._unsent: dict[str, str] = {}
+        self._version = 0
+        self._has_news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def beat(self, beat: Beat) -> None:
+        await self._local.beat(beat)
+        self._foreign.discard(beat.worker)
+        self._unsent[beat.worker] = _write(beat)
+        if self._states.get(beat.worker) is not beat.state:
+            self._states[beat.worker] = beat.state
+            self._has_news.set()
+
+    async def forget(self, worker: str) -> None:
+        await self._strike_off(worker)
+        self._unsent[worker] = STRUCK_OFF
+        self._has_news.set()
+
+    def views(self, pool: str) -> Sequence[WorkerView]:
+        return self._local.views(pool)
+
+    def beats(self) -> Sequence[Beat]:
+        return self._local.beats()
+
+    def working(self, worker: str, work: int) -> AbstractContextManager[None]:
+        return self._local.working(worker, work)
+
+    def suspect(self, worker: str) -> None:
+        self._local.suspect(worker)
+
+    def trust(self, worker: str) -> None:
+        self._local.trust(worker)
+
+    async def start(self) -> None:
+        await self._refresh()
+        self._task = asyncio.create_task(self._share())
+
+    async def aclose(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _share(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_s):
+                    await self._has_news.wait()
+            try:
+                await self._refresh()
+            except Exception:  # what one gateway wrote must not end another's sharing
+                log.exception("roster_failed")
+                await asyncio.sleep(self._refresh_s)
+
+    async def _refresh(self) -> None:
+        """Tell the news and take in the others'; with Redis away, keep the news and what is known."""
+        self._has_news.clear()
+        telling, self._unsent = self._current(self._unsent), {}
+        try:
+            async with redis_answering(self._store_timeout_s):
+                pairs = [word for pair in telling.items() for word in pair]
+                self._version, *news = await _SHARE.run(self._redis, _KEYS, [self._version, self._lease_ms, *pairs])
+        except StoreUnavailable as error:
+            self._unsent = telling | self._unsent
+            for worker in self._foreign:
+                self._local.extend(worker)
+            self._note_change(is_up=False, reason=error.reason)
+        else:
+            self._note_change(is_up=True)
+            await self._take_in(news)
+
+    def _current(self, unsent: dict[str, str]) -> dict[str, str]:
+        """Leave out beats whose lease has ended while they waited for Redis; forget what was noted of such workers."""
+        listed = {beat.worker for beat in self._local.beats()}
+        self._foreign &= listed
+        for worker in self._states.keys() - listed:
+            del self._states[worker]
+        return {worker: text for worker, text in unsent.items() if text == STRUCK_OFF or worker in listed}
+
+    async def _take_in(self, news: list[Any]) -> None:
+        for start in range(0, len(news), 3 * READ_AT_ONCE):
+            await asyncio.sleep(0)
+            chunk = news[start : start + 3 * READ_AT_ONCE]
+            for worker, text, left_ms in zip(chunk[::3], chunk[1::3], chunk[2::3], strict=True):
+                if worker in self._unsent:
+                    continue  # it has just been heard here, which is newer
+                if text == STRUCK_OFF:
+                    await self._strike_off(worker)
+                elif beat := _read(text):
+                    self._local.note(beat, int(left_ms) / 1000)
+                    self._foreign.add(worker)
+                    self._states.pop(worker, None)
+
+    async def _strike_off(self, worker: str) -> None:
+        await self._local.forget(worker)
+        self._foreign.discard(worker)
+        self._states.pop(worker, None)
+
+    def _note_change(self, *, is_up: bool, reason: str = "") -> None:
+        if is_up != self.is_up:
+            self.is_up = is_up
+            if is_up:
+                log.info("roster_shared_again")
+            else:
+                log.warning("roster_store_lost", reason=reason)
+
+    def __repr__(self) -> str:
+        away = "" if self.is_up else ", Redis is away"
+        return f"<RedisRoster [{len(self._local)} workers, {len(self._foreign)} heard of by others only{away}]>"
+
+
+def _write(beat: Beat) -> str:
+    return json.dumps(asdict(beat) | {"state": beat.state.value}, separators=(",", ":"))
+
+
+def _read(text: str) -> Beat | None:
+    """Read a beat that another gateway wrote; of a newer version, take what is known here."""
+    try:
+        said = json.loads(text)
+        known = {name: value for name, value in said.items() if name in _FIELDS}
+        return Beat(**known | {"models": tuple(said["models"]), "state": WorkerState(said["state"])})
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("roster_beat_unreadable", reason=type(error).__name__)
+        return None

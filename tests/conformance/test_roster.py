@@ -1,0 +1,135 @@
+"""What every Roster does, in memory and over Redis."""
+
+import pytest
+
+from gateway.core.roster import WorkerState
+from gateway.core.routing import rank
+from tests.conformance.rosters import HandClock, beat, open_roster
+
+LEASE_S, SUSPECT_S = 4.0, 5.0
+
+
+@pytest.fixture
+def clock():
+    return HandClock()
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+async def roster(request, clock):
+    url = None if request.param == "memory" else request.getfixturevalue("redis_url")
+    async with open_roster(request.param, url, clock, lease_s=LEASE_S, suspect_s=SUSPECT_S) as roster:
+        yield roster
+
+
+def view(roster, worker: str = "w1", pool: str = "qwen"):
+    return next(view for view in roster.views(pool) if view.id == worker)
+
+
+async def test_a_worker_is_listed_with_what_it_last_said(roster):
+    await roster.beat(beat(state=WorkerState.LOADING))
+    await roster.beat(beat(state=WorkerState.READY, kv_cache_usage=0.5))
+    [worker] = roster.views("qwen")
+    assert (worker.id, worker.state, worker.url, worker.engine_key) == (
+        "w1",
+        WorkerState.READY,
+        "http://w1:8000",
+        "sk-engine",
+    )
+    assert (worker.max_seqs, worker.kv_cache_usage, worker.models) == (8, 0.5, frozenset({"Qwen/Qwen3-0.6B"}))
+    assert [one.kv_cache_usage for one in roster.beats()] == [0.5]
+
+
+async def test_pools_are_apart_and_a_worker_that_changes_pools_is_in_one(roster):
+    await roster.beat(beat("w1", "qwen"))
+    await roster.beat(beat("w2", "coder"))
+    await roster.beat(beat("w1", "coder"))
+    assert list(roster.views("qwen")) == []
+    assert {worker.id for worker in roster.views("coder")} == {"w1", "w2"}
+
+
+async def test_a_worker_that_falls_silent_is_listed_until_its_lease_ends(roster, clock):
+    await roster.beat(beat("silent"))
+    clock.advance(LEASE_S / 2)
+    await roster.beat(beat("lively"))
+    clock.advance(LEASE_S / 2 - 0.01)
+    assert {worker.id for worker in roster.views("qwen")} == {"silent", "lively"}
+    clock.advance(0.02)
+    assert {worker.id for worker in roster.views("qwen")} == {"lively"}
+    assert [one.worker for one in roster.beats()] == ["lively"]
+
+
+async def test_every_beat_renews_the_lease(roster, clock):
+    for _ in range(5):
+        await roster.beat(beat())
+        clock.advance(LEASE_S - 0.1)
+    assert len(roster.views("qwen")) == 1
+
+
+async def test_a_forgotten_worker_is_gone_until_it_beats_again(roster):
+    await roster.beat(beat())
+    await roster.forget("w1")
+    await roster.forget("unknown")
+    assert list(roster.views("qwen")) == []
+    await roster.beat(beat())
+    assert len(roster.views("qwen")) == 1
+
+
+async def test_own_work_counts_at_once_and_only_while_it_lasts(roster):
+    await roster.beat(beat())
+    with roster.working("w1", 100), roster.working("w1", 30):
+        assert (view(roster).outstanding_tokens, view(roster).in_flight) == (130, 2)
+    assert (view(roster).outstanding_tokens, view(roster).in_flight) == (0, 0)
+
+
+async def test_own_work_outlives_the_lease_of_its_worker(roster, clock):
+    await roster.beat(beat())
+    with roster.working("w1", 100):
+        clock.advance(LEASE_S + 1)
+        assert list(roster.views("qwen")) == []
+        await roster.beat(beat())
+        assert view(roster).outstanding_tokens == 100
+
+
+async def test_what_an_engine_reports_beyond_our_own_is_the_others(roster):
+    await roster.beat(beat())
+    with roster.working("w1", 100):
+        await roster.beat(beat(running=3, waiting=2))
+        assert view(roster).others_in_flight == 4
+        with roster.working("w1", 100):
+            assert (view(roster).in_flight, view(roster).others_in_flight) == (2, 4)
+        await roster.beat(beat(running=0))
+        assert view(roster).others_in_flight == 0
+
+
+async def test_a_suspect_ranks_last_until_it_is_trusted(roster):
+    await roster.beat(beat("w1"))
+    await roster.beat(beat("w2"))
+    roster.suspect("w1")
+    roster.suspect("unknown")
+    assert [worker.id for worker in rank("Qwen/Qwen3-0.6B", 1, roster.views("qwen"))] == ["w2", "w1"]
+    roster.trust("w1")
+    assert not view(roster, "w1").is_suspect
+
+
+async def test_a_suspicion_ends_by_itself(roster, clock):
+    await roster.beat(beat())
+    roster.suspect("w1")
+    clock.advance(LEASE_S - 0.1)
+    await roster.beat(beat())
+    assert view(roster).is_suspect
+    clock.advance(SUSPECT_S - LEASE_S + 0.2)
+    assert not view(roster).is_suspect
+
+
+async def test_views_of_what_did_not_change_are_not_made_anew(roster):
+    for n in range(100):
+        await roster.beat(beat(f"w{n}"))
+    before = {worker.id: worker for worker in roster.views("qwen")}
+    with roster.working("w7", 1):
+        after = {worker.id: worker for worker in roster.views("qwen")}
+    assert {name for name in after if after[name] is not before[name]} == {"w7"}
+
+
+async def test_the_engines_key_is_never_shown(roster):
+    await roster.beat(beat())
+    assert "sk-engine" not in repr((roster, roster.views("qwen"), roster.beats()))

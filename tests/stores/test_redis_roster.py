@@ -1,0 +1,120 @@
+"""Gateways that share one roster through Redis."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.core.roster import WorkerState
+from gateway.stores.redis_roster import RedisRoster
+from tests.conformance.queues import until
+from tests.conformance.rosters import HandClock, beat, open_roster
+
+pytestmark = pytest.mark.redis
+
+LEASE_S, REFRESH_S = 2.0, 0.05
+
+
+@asynccontextmanager
+async def two_gateways(redis_url):
+    clock, options = HandClock(), {"lease_s": LEASE_S, "refresh_s": REFRESH_S, "store_timeout_s": 0.3}
+    async with (
+        open_roster("redis", redis_url, clock, **options) as left,
+        open_roster("redis", redis_url, clock, **options) as right,
+    ):
+        yield left, right, clock
+
+
+def names(roster: RedisRoster) -> set[str]:
+    return {view.id for view in roster.views("qwen")}
+
+
+async def until_listed(roster: RedisRoster, *workers: str) -> None:
+    async def is_so() -> bool:
+        return names(roster) == set(workers)
+
+    await until(is_so)
+
+
+async def test_a_worker_that_beats_to_one_gateway_is_known_to_all(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1", running=3))
+        await until_listed(right, "w1")
+        assert right.views("qwen")[0].others_in_flight == 3
+        assert right.views("qwen")[0].engine_key == "sk-engine"
+        assert "sk-engine" not in repr(right)
+
+
+async def test_a_gateway_that_starts_later_knows_the_workers_at_once(redis_url):
+    async with two_gateways(redis_url) as (left, right, clock):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        async with open_roster("redis", redis_url, clock, lease_s=LEASE_S) as late:
+            assert names(late) == {"w1"}
+
+
+async def test_a_change_of_state_travels_with_the_next_beat(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        await left.beat(beat("w1", state=WorkerState.DRAINING))
+
+        async def is_draining() -> bool:
+            return right.views("qwen")[0].state is WorkerState.DRAINING
+
+        await until(is_draining)
+
+
+async def test_a_worker_forgotten_at_one_gateway_is_forgotten_at_all(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await left.beat(beat("w2"))
+        await until_listed(right, "w1", "w2")
+        await right.forget("w1")
+        await until_listed(left, "w2")
+
+
+async def test_a_worker_known_through_another_gateway_has_a_lease_too(redis_url):
+    async with two_gateways(redis_url) as (left, right, clock):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        clock.advance(LEASE_S + 0.01)
+        assert names(right) == set()
+
+
+async def test_with_redis_away_each_goes_on_with_what_it_saw_and_shares_again_when_it_is_back(redis_server, redis_url):
+    async with two_gateways(redis_url) as (left, right, clock):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        redis_server.kill()
+        try:
+            await until(lambda: _is_up(right, False))
+            await left.beat(beat("w2"))
+            for _ in range(4):  # twice the lease in all
+                clock.advance(LEASE_S / 2)
+                await left.beat(beat("w1"))
+                await until(lambda: _has_lease(right, "w1", clock.now_s + LEASE_S))
+            assert names(right) == {"w1"}, "no news of it is not news of its end"
+            assert names(left) == {"w1"}, "what beats here is known here, and what falls silent is not"
+        finally:
+            redis_server.start()
+        await left.beat(beat("w3"))
+        await until_listed(right, "w1", "w3")
+
+
+async def test_a_beat_that_another_version_wrote_does_no_harm(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        await right._redis.hset("sluice:{roster}:beats", "strange", '{"worker": "strange"}')
+        await right._redis.zadd("sluice:{roster}:leases", {"strange": 9e15})
+        await right._redis.zadd("sluice:{roster}:versions", {"strange": 1e6})
+        await left.beat(beat("w2"))
+        await until_listed(right, "w1", "w2")
+
+
+async def _has_lease(roster: RedisRoster, worker: str, until_s: float) -> bool:
+    return roster._local._entries[worker].ends_s == until_s
+
+
+async def _is_up(roster: RedisRoster, expected: bool) -> bool:
+    return roster.is_up is expected
