@@ -1,0 +1,96 @@
+"""Clients of a gateway that is killed and cut off on purpose: each asking ends in an Ending, never in a raise."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.core.sse import DONE, last_usage
+from gateway.core.usage import Usage
+from gateway.serve.wire import ConnectionBroken, ConnectionPool, TookTooLong
+from tests.bench.load import request_bytes
+
+COUNTED = {"include_usage": True, "continuous_usage_stats": True}
+TIMEOUT_S = 60
+
+
+@dataclass
+class Ending:
+    """How one asking ended for the client. *status* 0: no answer came at all."""
+
+    request_id: str = ""
+    status: int = 0
+    body: bytes = b""
+    is_whole: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """The client has its whole answer: a body, or a stream up to [DONE]."""
+        is_stream = self.body.startswith(b"data:")
+        return self.status == 200 and self.is_whole and (self.body.endswith(DONE) or not is_stream)
+
+    @property
+    def has_error_event(self) -> bool:
+        return b'data: {"error"' in self.body
+
+    @property
+    def is_silent(self) -> bool:
+        """A stream that began, then ended as if nothing were wrong, with neither [DONE] nor an error."""
+        return self.status == 200 and self.is_whole and not self.is_finished and not self.has_error_event
+
+    @property
+    def usage(self) -> Usage:
+        return last_usage(self.body) or Usage()
+
+
+async def ask(connections: ConnectionPool, url: str, key: str, body: dict) -> Ending:
+    """Send one chat completion and read what comes."""
+    ending = Ending()
+    try:
+        connection = connections.take_idle(url) or await connections.connect(url)
+    except (ConnectionBroken, TookTooLong):
+        return ending
+    try:
+        connection.send(request_bytes(url, key, body))
+        ending.status = await connection.head(TIMEOUT_S)
+        ending.request_id = connection.headers[b"x-request-id"].decode()
+        while part := await connection.read(TIMEOUT_S):
+            ending.body += part
+        ending.is_whole = True
+    except (ConnectionBroken, TookTooLong):
+        pass
+    finally:
+        connections.give_back(url, connection)
+    return ending
+
+
+def any_body(dice: random.Random, tokens_max: int = 60) -> dict:
+    """Make a request, plain or streamed, short or long, as the dice fall."""
+    words = " ".join(dice.choice(["river", "gate", "water", "lock"]) for _ in range(dice.randint(3, 80)))
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": words}],
+        "max_tokens": dice.randint(1, tokens_max),
+        "ignore_eos": True,
+    }
+    return body | ({"stream": True, "stream_options": COUNTED} if dice.random() < 0.6 else {})
+
+
+async def keep_asking(
+    url: Callable[[], str], key: str, *, clients: int, stop: asyncio.Event, seed: int
+) -> list[Ending]:
+    """Let *clients* ask one request after another until *stop*; a client that cannot connect tries again soon."""
+    endings: list[Ending] = []
+
+    async def client(number: int) -> None:
+        dice = random.Random(f"{seed}/{number}")
+        connections = ConnectionPool(connect_timeout_s=5, keep_alive_s=30)
+        while not stop.is_set():
+            ending = await ask(connections, url(), key, any_body(dice))
+            endings.append(ending)
+            if ending.status == 0:
+                await asyncio.sleep(0.05)
+        connections.close()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return endings

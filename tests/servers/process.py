@@ -1,0 +1,87 @@
+"""Processes that tests start, watch, kill and stop, each with its log in the test's folder."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+SLUICE = str(Path(sys.executable).with_name("sluice"))
+
+
+class Process:
+    """One program with its output in *log*; killed at the latest when the test ends."""
+
+    def __init__(self, name: str, argv: list[str], log: Path, environ: dict[str, str] | None = None) -> None:
+        self.name = name
+        self.argv = argv
+        self.log = log
+        self.environ = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")} | (environ or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def spawn(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.argv, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """End it as a crash would: SIGKILL, to this process alone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def kill_tree(self) -> None:
+        """End it and all its children as a host's death would."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parts = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+            for part in parts:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    part.send_signal(signal.SIGSTOP)  # so that none can react to another's end
+            for part in parts:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    part.kill()
+        self.kill()
+
+    def stop(self, within_s: float = 40) -> int:
+        """End it as an operator would: SIGTERM; gives the exit status."""
+        assert self._process is not None, f"{self.name} was not started"
+        self._process.terminate()
+        try:
+            return self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill_tree()
+            raise AssertionError(f"{self.name} did not stop within {within_s} s: {self.tail()}") from None
+
+    def tail(self, count: int = 15) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(lines[-count:])
+
+    def wait_until(self, what: str, is_so, within_s: float) -> None:
+        """Wait until *is_so()*; fails with the end of the log when the process dies or time runs out."""
+        deadline = time.monotonic() + within_s
+        while not is_so():
+            assert self.is_running, f"{self.name} ended before it was {what}:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"{self.name} was not {what} within {within_s} s:\n{self.tail()}"
+            time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
