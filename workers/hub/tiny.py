@@ -144,7 +144,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m workers.hub.tiny FOLDER")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    print(make_tiny(Path(sys.argv[1])))  # noqa: T201
+    print(json.dumps({"path": str(make_tiny(Path(sys.argv[1])))}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,0 +1,144 @@
+"""The agent beside an engine: starts it again when it fails, tells the gateways, drains when asked to end."""
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from workers.agent.backoff import Backoff
+from workers.agent.beats import Beater
+from workers.agent.engine import EngineLife, default_batched_tokens
+from workers.agent.model import prepare_model
+from workers.agent.options import WorkerOptions
+from workers.agent.process import clear_leftovers
+from workers.agent.status import Status, WorkerState
+from workers.engines import vllm
+from workers.errors import WorkerError
+
+_IDLE_POLL_S = 0.5
+# A gateway that has not yet heard of the drain may still send something: beats take up to a second to get to all.
+_IDLE_POLLS = 3
+
+log = structlog.get_logger(__name__)
+
+
+class Agent:
+    """Runs one worker until it is told to `leave`. A second `leave` makes it end at once."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._leaving = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._backoff = Backoff()
+        self._life: EngineLife | None = None
+        self.status = Status(
+            pool=options.pool,
+            models=options.served_names,
+            max_seqs=options.max_num_seqs,
+            max_batched_tokens=options.max_batched_tokens or default_batched_tokens(options),
+        )
+        self._beaters = [Beater(gateway, options.worker_id, options.token, self.status) for gateway in options.gateways]
+
+    def leave(self) -> None:
+        """Drain and end; called again: end at once."""
+        if self._leaving.is_set():
+            self._at_once.set()
+        self._leaving.set()
+
+    async def run(self) -> None:
+        """Serve until told to leave. Raises WorkerError if the worker cannot even begin."""
+        beating = [asyncio.ensure_future(beater.run()) for beater in self._beaters]
+        try:
+            await self._serve_until_left()
+        finally:
+            for task in beating:
+                await _cancel(task)
+            await asyncio.gather(*(beater.say_goodbye() for beater in self._beaters))
+            await asyncio.gather(*(beater.aclose() for beater in self._beaters))
+
+    async def _serve_until_left(self) -> None:
+        serving = asyncio.ensure_future(self._serve())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()  # it ends by itself only by an error
+            await self._drain(serving)
+        finally:
+            await _cancel(leaving)
+            await _cancel(serving)
+
+    async def _serve(self) -> None:
+        self._make_folders()
+        cleared = clear_leftovers(self._options.record_path.parent)
+        if cleared:
+            log.warning("leftover_engines_killed", groups=cleared)
+        await self._supervise(await self._prepare())
+
+    def _make_folders(self) -> None:
+        for path in (self._options.log_path, self._options.record_path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = (
+                    f"The folder {path.parent} cannot be made ({error.strerror}). Choose another --home or --log-file."
+                )
+                raise WorkerError(message) from error
+
+    async def _prepare(self) -> str:
+        if self._options.engine == "sim":
+            return self._options.model
+        if not vllm.is_installed():
+            raise WorkerError("vLLM is not installed here. Install the extra worker-cpu or worker-gpu of Sluice.")
+        return await prepare_model(self._options.model, self._options.home)
+
+    async def _supervise(self, model: str) -> None:
+        """Run one engine after the other; being cancelled takes the engine with it."""
+        while True:
+            self._life = life = EngineLife(self._options, model, self.status)
+            try:
+                cause = await life.run()
+            finally:
+                await (life.stop(hurry=self._at_once) if self._leaving.is_set() else life.kill())
+            if self._leaving.is_set():
+                log.warning("engine_failed", cause=cause)
+                return
+            await self._pause_after(cause)
+
+    async def _pause_after(self, cause: str) -> None:
+        assert self._life is not None, "an engine has just failed"
+        pause_s = self._backoff.after(self._life.healthy_for_s)
+        self.status.end_engine()
+        self.status.restarts += 1
+        self.status.change(WorkerState.FAILED, f"{cause} It is started again in {pause_s:.0f} s.")
+        log.error("engine_failed", cause=cause, restarts=self.status.restarts, retry_in_s=pause_s)
+        await asyncio.sleep(pause_s)
+        self.status.change(WorkerState.STARTING, cause)
+
+    async def _drain(self, serving: "asyncio.Future[None]") -> None:
+        """Take no new work, let the engine finish what it has, and tell the gateways its final counters."""
+        was_serving = self.status.state is WorkerState.READY
+        self.status.change(WorkerState.DRAINING)
+        log.info("worker_draining", running=self.status.metrics.running, waiting=self.status.metrics.waiting)
+        if was_serving:
+            idle, at_once = asyncio.ensure_future(self._wait_until_idle()), asyncio.ensure_future(self._at_once.wait())
+            ends: set[asyncio.Future[Any]] = {idle, at_once, serving}
+            await asyncio.wait(ends, timeout=self._options.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            log.info("worker_drained", is_in_full=idle.done())
+            await _cancel(idle)
+            await _cancel(at_once)
+        await asyncio.gather(*(beater.beat() for beater in self._beaters))
+
+    async def _wait_until_idle(self) -> None:
+        idle_polls = 0
+        while idle_polls < _IDLE_POLLS:
+            await asyncio.sleep(_IDLE_POLL_S)
+            idle_polls = idle_polls + 1 if self._life is None or await self._life.is_idle() else 0
+
+
+async def _cancel(task: "asyncio.Future[Any]") -> None:
+    """Cancel *task* and wait until it has cleaned up; what it had to say is not asked for any more."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # seen
