@@ -6,7 +6,7 @@ version v asks only for rows above v and builds the next snapshot from the one i
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -93,27 +93,6 @@ class Snapshot:
             keys=_merge(self.keys, ((k.digest, k) for k in changes.keys)),
             models=_merge(self.models, ((m.name, m) for m in changes.models)),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain data that `snapshot_from_json` reads back."""
-        return {
-            "version": self.version,
-            "tenants": [asdict(t) for t in self.tenants.values()],
-            "keys": [asdict(k) for k in self.keys.values()],
-            "models": [asdict(m) for m in self.models.values()],
-        }
-
-
-def snapshot_from_json(data: Mapping[str, Any]) -> Snapshot:
-    """Read what `Snapshot.to_json` wrote; raises KeyError or TypeError for anything else."""
-    return Snapshot().apply(
-        Changes(
-            version=data["version"],
-            tenants=tuple(Tenant(**t) for t in data["tenants"]),
-            keys=tuple(Key(**k) for k in data["keys"]),
-            models=tuple(Model(**m) for m in data["models"]),
-        )
-    )
 
 
 def _merge(old: Mapping[str, _Row], new: Iterable[tuple[str, _Row]]) -> Mapping[str, _Row]:

@@ -32,10 +32,12 @@ class Database:
     A pool of connections to *url*, a SQLAlchemy URL for SQLite (a file) or PostgreSQL. Blocking; safe for threads.
 
     Every transaction ends within about *timeout_s*, one way or the other, or raises StoreUnavailable. Raises
-    InvalidInput for a URL that is neither.
+    InvalidInput for a URL that is neither, and for a SQLite file that does not exist: only `migrate` makes one.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 3.0) -> None:
+        if (file := sqlite_file(url)) and not file.exists():
+            raise InvalidInput(f"There is no database at {file}. Run `sluice migrate` to create it.")
         self._timeout_s = timeout_s
         self._engine = _sqlite(url, timeout_s) if parse_url(url).drivername == "sqlite" else _postgresql(url, timeout_s)
 

@@ -118,6 +118,7 @@ def migrate(url: str) -> str:
     """
     if file := sqlite_file(url):
         file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
     database = Database(url, timeout_s=MIGRATION_TIMEOUT_S)
     config = _alembic()
     try:
@@ -131,23 +132,17 @@ def migrate(url: str) -> str:
     return _head(config)
 
 
-def check_schema(url: str) -> None:
+def check_schema(database: Database) -> None:
     """Raise InvalidInput, saying what to do, unless the tables are those of this version of Sluice."""
-    if (file := sqlite_file(url)) and not file.exists():
-        raise InvalidInput(f"There is no database at {file}. Run `sluice migrate` to create it.")
-    database = Database(url)
-    try:
-        with database.reading() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    finally:
-        database.close()
+    with database.reading() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
     config = _alembic()
-    if found == _head(config):
+    needed = _head(config)
+    if found == needed:
         return
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found and found not in known:
         raise InvalidInput(f"The database's tables are of version {found}, newer than this Sluice. Upgrade Sluice.")
-    needed = _head(config)
     raise InvalidInput(f"The database's tables are of version {found or 'none'}, not {needed}. Run `sluice migrate`.")
 
 

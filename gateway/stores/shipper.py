@@ -98,9 +98,9 @@ class Shipper:
             asyncio.create_task(self._repeat("ship_orphans", self._adopt_every_s, self._ship_orphans)),
         ]
 
-    def readings(self, readings: Sequence[EngineReading]) -> None:
-        """Send engine readings along with the next batch; while the Journal is away the newest are kept."""
-        self._readings.extend(readings)
+    def reading(self, reading: EngineReading) -> None:
+        """Send an engine's reading along with the next batch; while the Journal is away the newest are kept."""
+        self._readings.append(reading)
 
     async def aclose(self, limit_s: float = 5.0) -> None:
         """Ship what can be shipped within *limit_s*; the next start ships the rest. Then close the spool."""

@@ -163,19 +163,30 @@ def test_migrating_twice_and_at_the_same_time_is_harmless(empty_url):
     for thread in threads:
         thread.join()
     assert with_errors == []
-    check_schema(empty_url)
+    database = Database(empty_url)
+    check_schema(database)
+    database.close()
 
 
-def test_a_database_without_tables_says_to_migrate(empty_url):
+@pytest.mark.postgres
+def test_a_database_without_tables_says_to_migrate(postgres_url):
+    database = Database(postgres_url)
     with pytest.raises(InvalidInput, match="sluice migrate"):
-        check_schema(empty_url)
+        check_schema(database)
+    database.close()
 
 
-def test_a_database_from_a_newer_sluice_is_not_touched(database_url, database):
+def test_a_sqlite_file_is_made_by_migrating_alone(tmp_path):
+    with pytest.raises(InvalidInput, match="sluice migrate"):
+        Database(f"sqlite:///{tmp_path / 'sluice.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_from_a_newer_sluice_is_not_touched(database):
     with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(InvalidInput, match="Upgrade Sluice"):
-        check_schema(database_url)
+        check_schema(database)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""API keys. Verbs over the Directory; the secret leaves `create_key` once and is kept nowhere."""
+
+from dataclasses import replace
+
+from gateway.core.directory import Key
+from gateway.core.ids import digest, new_secret, time_sorted_id
+from gateway.errors import InvalidInput, NotFoundError
+from gateway.ports.directory import DirectoryStore
+
+PROJECT = "default"
+HINT_CHARS = 4
+
+
+def create_key(
+    store: DirectoryStore,
+    tenant: str,
+    *,
+    now_ms: int,
+    project: str = PROJECT,
+    name: str = "",
+    expires_ms: int | None = None,
+) -> tuple[Key, str]:
+    """
+    Create a key; gives it and its secret. Within a second all gateways know it.
+
+    Raises NotFoundError for an unknown tenant, InvalidInput for an expiry that is past.
+    """
+    if expires_ms is not None and expires_ms <= now_ms:
+        raise InvalidInput("The key would expire in the past. Choose a later time, or none.")
+    if not project.strip():
+        raise InvalidInput(f"A key needs a project; leave it out for {PROJECT!r}.")
+    secret = new_secret()
+    key = Key(
+        id=time_sorted_id("key", now_ms),
+        tenant=tenant,
+        project=project,
+        name=name,
+        digest=digest(secret),
+        hint=secret[-HINT_CHARS:],
+        created_ms=now_ms,
+        expires_ms=expires_ms,
+    )
+    store.put_key(key)
+    return key, secret
+
+
+def revoke_key(store: DirectoryStore, key_id: str) -> Key:
+    """Refuse the key for good; within a second on all gateways. Idempotent. Raises NotFoundError."""
+    key = store.key(key_id)
+    if key is None:
+        raise NotFoundError(f"There is no key {key_id!r}. See `sluice keys list`; a key's id starts with key_.")
+    revoked = replace(key, is_revoked=True)
+    if revoked != key:
+        store.put_key(revoked)
+    return revoked
