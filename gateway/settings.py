@@ -84,6 +84,9 @@ class Settings(_Section):
     directory_poll_s: float = Field(0.25, gt=0, le=0.5, description="A revoked key stops within 1 s: keep below 0.5.")
     database_timeout_s: float = Field(3.0, gt=0, description="A transaction that takes longer has failed.")
     zone: str = Field("UTC", description="IANA time zone of reports and statements, such as Asia/Shanghai.")
+    shares_prefix_cache: bool = Field(
+        False, description="Let tenants hit one another's cached prefixes: faster, but hits can be timed."
+    )
     body_bytes_max: int = Field(16 << 20, ge=1024, description="A longer request body is refused with 413.")
     drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for streams to end.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for eyes.")

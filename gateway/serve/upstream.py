@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import structlog
+
 from gateway.core.outcome import Outcome
 from gateway.core.request import ChatRequest
 from gateway.core.routing import WorkerView
@@ -16,6 +18,8 @@ from gateway.core.sse import DONE, ERROR_PREFIX, FrameBuffer
 from gateway.errors import Refused, WorkerFailed
 from gateway.ports.roster import Roster
 from gateway.serve.wire import Connection, ConnectionBroken, ConnectionPool, TookTooLong
+
+log = structlog.get_logger()
 
 # The engine has said [DONE]; the end of its HTTP message follows at once or the connection is not worth keeping.
 END_TIMEOUT_S = 1.0
@@ -85,8 +89,15 @@ class Answer:
 class Upstream:
     """The engines, as the path of a request uses them."""
 
-    def __init__(self, roster: Roster, connections: ConnectionPool, limits: UpstreamLimits) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        connections: ConnectionPool,
+        limits: UpstreamLimits,
+        on_failure: Callable[[str], None],
+    ) -> None:
         self._roster = roster
+        self._on_failure = on_failure
         self._connections = connections
         self._limits = limits
 
@@ -107,20 +118,25 @@ class Upstream:
                 try:
                     connection, answer = await self._try(worker, _head(worker, path, request, request_id), request)
                 except WorkerFailed as failure:
-                    self._roster.suspect(worker.id)
+                    self._blame(failure)
                     failures.append(failure)
                     continue
                 try:
                     yield answer
                     await _read_end(connection, answer)
                 except WorkerFailed as failure:
-                    self._roster.suspect(worker.id)
+                    self._blame(failure)
                     raise _refusal([failure], "in mid-stream") from failure
                 finally:
                     self._connections.give_back(worker.url, connection)
                 self._roster.trust(worker.id)
                 return
         raise _refusal(failures, "before answering") from failures[-1]
+
+    def _blame(self, failure: WorkerFailed) -> None:
+        log.warning("worker_failed", worker=failure.worker, reason=failure.reason)
+        self._roster.suspect(failure.worker)
+        self._on_failure(failure.worker)
 
     async def _try(self, worker: WorkerView, head: bytes, request: ChatRequest) -> tuple[Connection, Answer]:
         connection = await self._exchange(worker, head + request.body)

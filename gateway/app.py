@@ -1,0 +1,235 @@
+"""
+The composition root: the only file that names concrete stores.
+
+A Gateway is all that one process runs: the data plane, the control and finance planes behind their prefixes, the spool
+and its shipper, and the loops that keep rosters, queues and snapshots current.
+"""
+
+import asyncio
+import secrets
+import time
+
+import structlog
+
+from gateway.control.api import control_app
+from gateway.errors import StoreUnavailable
+from gateway.finance.api import finance_app
+from gateway.ports.queue import AdmissionQueue, Occupancy
+from gateway.serve.admission import Admission
+from gateway.serve.agents import Agents
+from gateway.serve.authn import Authn
+from gateway.serve.edge import Edge
+from gateway.serve.health import Component, Health
+from gateway.serve.metering import Metering, MeterRules
+from gateway.serve.plane import Plane
+from gateway.serve.upstream import Upstream, UpstreamLimits
+from gateway.serve.wire import ConnectionPool
+from gateway.settings import Settings
+from gateway.stores.database import Database
+from gateway.stores.degraded import FallbackQueue
+from gateway.stores.directory import DirectoryFollower
+from gateway.stores.memory import MemoryQueue
+from gateway.stores.memory_roster import MemoryRoster
+from gateway.stores.redis import RedisQueue
+from gateway.stores.redis_client import connect
+from gateway.stores.redis_roster import RedisRoster
+from gateway.stores.schema import check_schema
+from gateway.stores.shipper import Shipper
+from gateway.stores.spool import FileSpool
+from gateway.stores.sql import SqlDirectory, SqlJournal
+from gateway.telemetry.metrics import Metrics
+
+# How often slots are counted anew, occupancy is read and idle connections are swept.
+HOUSEKEEPING_S = 0.25
+
+log = structlog.get_logger()
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Gateway:
+    """
+    One gateway process, put together from *settings*; `edge` is its ASGI app.
+
+    To be made on the event loop it runs on. Raises InvalidInput for settings that cannot work.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # New at every start: what a killed process of the same gateway left behind is not ours.
+        self._owner = f"{settings.gateway_id}-{secrets.token_hex(4)}"
+        self._metrics = Metrics()
+        self._redis = None
+        if settings.redis_url:
+            self._redis = connect(settings.redis_url, timeout_s=settings.queue.store_timeout_s)
+        self._database = Database(settings.sql_url, timeout_s=settings.database_timeout_s)
+        self._journal = SqlJournal(self._database)
+        self._directory = DirectoryFollower(
+            SqlDirectory(self._database), settings.snapshot_path, poll_s=settings.directory_poll_s
+        )
+        self._roster = self._make_roster()
+        self._spool = self._make_spool()
+        self._shipper = Shipper(
+            self._spool, self._journal, interval_s=settings.spool.ship_interval_s, batch=settings.spool.ship_batch
+        )
+        self._connections = ConnectionPool(
+            connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
+        )
+        self._admission = Admission(self._make_queue, self._roster, now_ms)
+        self._occupancy: dict[str, Occupancy] = {}
+        self._housekeeping: asyncio.Task[None] | None = None
+        self._watch()
+        self.edge = self._make_edge()
+
+    async def start(self) -> None:
+        """Recover what an earlier process left, load the Directory, and begin the background work."""
+        try:
+            await asyncio.to_thread(check_schema, self._database)
+        except StoreUnavailable as error:
+            log.warning("starting_without_database", reason=str(error))
+        await self._directory.start()
+        await self._shipper.start()
+        await self._roster.start()
+        self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+
+    def begin_drain(self) -> None:
+        """Refuse new requests from now on; those under way go on."""
+        self._admission.is_draining = True
+
+    async def aclose(self) -> None:
+        """Stop the background work in the reverse order; what cannot be shipped now stays in the spool."""
+        if self._housekeeping:
+            self._housekeeping.cancel()
+            await asyncio.wait({self._housekeeping})
+        await self._admission.aclose()
+        await self._roster.aclose()
+        self._connections.close()
+        await self._shipper.aclose()
+        await self._spool.aclose()
+        await self._directory.aclose()
+        if self._redis is not None:
+            await self._redis.aclose()
+        self._database.close()
+
+    def _make_roster(self) -> MemoryRoster | RedisRoster:
+        lease_s, suspect_s = self._settings.roster.lease_s, self._settings.upstream.suspect_s
+        if self._redis is None:
+            return MemoryRoster(lease_s=lease_s, suspect_s=suspect_s)
+        refresh_s = self._settings.roster.refresh_s
+        return RedisRoster(self._redis, lease_s=lease_s, suspect_s=suspect_s, refresh_s=refresh_s)
+
+    def _make_spool(self) -> FileSpool:
+        spool = self._settings.spool
+        return FileSpool(
+            self._settings.spool_dir,
+            self._settings.gateway_id,
+            segment_bytes=spool.segment_bytes,
+            bytes_max=spool.bytes_max,
+            commit_interval_ms=spool.commit_interval_ms,
+            now_ms=now_ms,
+        )
+
+    def _make_queue(self, pool: str) -> AdmissionQueue:
+        queue = self._settings.queue
+        local = MemoryQueue(pool, waiting_max=queue.waiting_max)
+        if self._redis is None:
+            return local
+        shared = RedisQueue(
+            self._redis,
+            pool,
+            owner=self._owner,
+            waiting_max=queue.waiting_max,
+            lease_s=queue.lease_s,
+            store_timeout_s=queue.store_timeout_s,
+        )
+        return FallbackQueue(shared, local)
+
+    def _make_edge(self) -> Edge:
+        settings, upstream = self._settings, self._settings.upstream
+        rules = MeterRules(settings.gateway_id, settings.spool.progress_tokens, settings.spool.progress_s)
+        limits = UpstreamLimits(upstream.first_byte_timeout_s, upstream.idle_timeout_s, upstream.attempts_max)
+        plane = Plane(
+            metering=Metering(self._spool, self._metrics, now_ms, rules),
+            authn=Authn(self._directory, now_ms),
+            directory=self._directory,
+            admission=self._admission,
+            roster=self._roster,
+            upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
+            shares_prefix_cache=settings.shares_prefix_cache,
+        )
+        agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
+        planes = {
+            "/admin/": control_app(SqlDirectory(self._database), self._roster, settings.admin_token),
+            "/finance/": finance_app(self._journal, settings.admin_token, settings.zone),
+        }
+        return Edge(plane, agents, Health(self._components, self._metrics), planes, now_ms, settings.body_bytes_max)
+
+    def _components(self) -> dict[str, Component]:
+        """Say how each part is doing, for /readyz. Reads memory only."""
+        shipper, beats = self._shipper, self._roster.beats()
+        ready = sum(beat.state.value == "ready" for beat in beats)
+        backlog = {"backlog_events": shipper.backlog_events, "backlog_age_s": round(shipper.backlog_age_s, 1)}
+        parts = {
+            "spool": Component(self._spool.is_writable, True, backlog),
+            "database": Component(shipper.is_shipping and self._directory.is_fresh, False, {}),
+            "directory": Component(
+                self._directory.snapshot.version > 0, True, {"version": self._directory.snapshot.version}
+            ),
+            "workers": Component(ready > 0, False, {"ready": ready, "known": len(beats)}),
+            "serving": Component(not self._admission.is_draining, True, {}),
+        }
+        if self._redis is not None:
+            parts["redis"] = Component(not self._is_degraded(), False, {})
+        return parts
+
+    def _is_degraded(self) -> bool:
+        queues = self._admission.queues.values()
+        return any(isinstance(queue, FallbackQueue) and queue.is_degraded for queue in queues)
+
+    def _watch(self) -> None:
+        """Show as gauges what only this file can see."""
+        watch, shipper = self._metrics.watch, self._shipper
+        watch("sluice_queue_waiting_requests", "Waiting, all gateways.", "pool", lambda: self._occupied("waiting"))
+        watch(
+            "sluice_queue_in_flight_requests", "In flight, all gateways.", "pool", lambda: self._occupied("in_flight")
+        )
+        watch("sluice_queue_slots", "Slots of the ready workers.", "pool", lambda: self._occupied("slots"))
+        watch("sluice_spool_backlog_events", "Not yet in the Journal.", None, lambda: {"": shipper.backlog_events})
+        watch("sluice_spool_backlog_age_seconds", "Age of the oldest.", None, lambda: {"": shipper.backlog_age_s})
+        watch("sluice_spool_writable", "1 if the spool takes events.", None, lambda: {"": self._spool.is_writable})
+        watch("sluice_database_up", "1 if SQL answers.", None, lambda: {"": self._components()["database"].is_ok})
+        watch("sluice_workers_ready", "Ready workers.", "pool", self._ready_workers)
+        if self._redis is not None:
+            watch("sluice_redis_up", "1 if Redis answers.", None, lambda: {"": not self._is_degraded()})
+
+    def _occupied(self, what: str) -> dict[str, float]:
+        return {pool: getattr(occupancy, what) for pool, occupancy in self._occupancy.items()}
+
+    def _ready_workers(self) -> dict[str, float]:
+        ready: dict[str, float] = {}
+        for beat in self._roster.beats():
+            ready[beat.pool] = ready.get(beat.pool, 0) + (beat.state.value == "ready")
+        return ready
+
+    async def _keep_house(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + HOUSEKEEPING_S
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._metrics.loop_lag.set(max(0.0, loop.time() - due))
+            try:
+                self._connections.sweep()
+                self._admission.resize()
+                await self._read_occupancy()
+            except Exception:  # a loop that everything else relies on must not end by one bad round
+                log.exception("housekeeping_failed")
+
+    async def _read_occupancy(self) -> None:
+        for pool, queue in list(self._admission.queues.items()):
+            try:
+                self._occupancy[pool] = await queue.occupancy()
+            except StoreUnavailable as error:
+                log.warning("occupancy_unknown", pool=pool, reason=str(error))
