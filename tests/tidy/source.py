@@ -13,7 +13,7 @@ PACKAGES = ("gateway", "workers")
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function and how many lines it has, its decorators and its docstring not counted."""
+    """A function and how many lines its body has; a signature is a table, a docstring is prose."""
 
     where: str
     lines: int
@@ -60,16 +60,9 @@ def _module_of(name: str) -> str:
 def functions(path: Path) -> Iterator[Function]:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield Function(
-                f"{path}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1 - _docstring_lines(node)
-            )
-
-
-def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    first = node.body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        return first.end_lineno - first.lineno + 1
-    return 0
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = node.end_lineno - body[0].lineno + 1 if body else 0
+            yield Function(f"{path}:{node.lineno} {node.name}", lines)
 
 
 @cache

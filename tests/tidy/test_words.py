@@ -14,7 +14,7 @@ TORCH_INDEX_MAY_BE_IN = {
     "requirements/find-links"
 }  # registries have no CPU build of PyTorch, so its own index is named
 LEFTOVERS = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
-BARE_SILENCE = re.compile(r"# noqa(?!: ?[A-Z]+\d)|# type: ignore(?!\[)|# fmt: ?off")
+BARE_SILENCE = re.compile(r"#\s*noqa(?!: ?[A-Z]+\d)|#\s*type: ignore(?!\[)|#\s*fmt: ?off")
 SKIP = re.compile(r"(?:mark\.(?:skipif|skip|xfail)|pytest\.(?:skip|xfail))\b(?!\w)")
 
 TEXTS = [path for path in tracked() if path.suffix not in {".png", ".ico", ".gz", ".jsonl"}]
