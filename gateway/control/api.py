@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from gateway.control import keys, models, tenants
-from gateway.core.directory import Key, ServiceClass
+from gateway.core.directory import ServiceClass
 from gateway.core.roster import Beat
 from gateway.planes import plane_app
 from gateway.ports.directory import DirectoryStore
@@ -67,11 +67,6 @@ def control_app(
     return app
 
 
-def key_to_json(key: Key) -> dict[str, Any]:
-    """Give what may be shown of a key."""
-    return {name: value for name, value in asdict(key).items() if name != "digest"}
-
-
 def _tenants(directory: DirectoryStore) -> APIRouter:
     router = APIRouter(prefix="/tenants")
 
@@ -99,17 +94,17 @@ def _keys(directory: DirectoryStore, now_ms: Callable[[], int]) -> APIRouter:
 
     @router.get("")
     def list_keys(tenant: Annotated[str | None, Query()] = None) -> dict[str, Any]:
-        return _listed(map(key_to_json, directory.keys(tenant)))
+        return _listed(map(keys.to_json, directory.keys(tenant)))
 
     @router.post("", status_code=201)
     def create_key(body: NewKey) -> dict[str, Any]:
         key, secret = keys.create_key(directory, now_ms=now_ms(), **dict(body))
-        return {"key": secret, **key_to_json(key)}
+        return {"key": secret, **keys.to_json(key)}
 
     @router.post("/{key_id}/revoke")
     @router.delete("/{key_id}")
     def revoke_key(key_id: str) -> dict[str, Any]:
-        return key_to_json(keys.revoke_key(directory, key_id))
+        return keys.to_json(keys.revoke_key(directory, key_id))
 
     return router
 

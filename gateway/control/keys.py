@@ -1,6 +1,7 @@
 """API keys. Verbs over the Directory; the secret leaves `create_key` once and is kept nowhere."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from gateway.core.directory import Key
 from gateway.core.ids import digest, new_secret, time_sorted_id
@@ -53,3 +54,8 @@ def revoke_key(store: DirectoryStore, key_id: str) -> Key:
     if revoked != key:
         store.put_key(revoked)
     return revoked
+
+
+def to_json(key: Key) -> dict[str, Any]:
+    """Give what may be shown of a key, as plain data with stable field names."""
+    return {name: value for name, value in asdict(key).items() if name != "digest"}

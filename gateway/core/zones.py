@@ -36,6 +36,22 @@ def parse_instant(text: str, zone: ZoneInfo, what: str) -> int:
         raise InvalidInput(f"{what} {text!r} is neither a date nor a date-time. {form}") from error
 
 
+def parse_interval(start: str | None, end: str | None, zone: ZoneInfo, now_ms: int) -> tuple[int, int]:
+    """
+    Read the two ends of a half-open interval; left out, they are the beginning of this month and now.
+
+    Raises InvalidInput naming the end that is wrong.
+    """
+    month = local_time(now_ms, zone).date().replace(day=1)
+    from_ms = first_moment(month, zone) if start is None else parse_instant(start, zone, "from")
+    to_ms = now_ms if end is None else parse_instant(end, zone, "to")
+    if from_ms >= to_ms:
+        begins, ends = (local_time(at, zone).isoformat() for at in (from_ms, to_ms))
+        advice = "The interval is half-open: all of November is from 2026-11-01 to 2026-12-01."
+        raise InvalidInput(f"from {begins} is not before to {ends}. {advice}")
+    return from_ms, to_ms
+
+
 def first_moment(day: date, zone: ZoneInfo) -> int:
     """
     Give the instant at which *day* begins in *zone*.

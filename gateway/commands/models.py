@@ -1,0 +1,49 @@
+"""`sluice models`: the names that clients may ask for, and the pools that serve them."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from gateway.commands.output import Format, print_record, print_records
+from gateway.commands.records import DatabaseUrl, Home, now_ms, open_database
+from gateway.control.models import declare_model, retire_model
+from gateway.stores.sql import SqlDirectory
+
+COLUMNS = ("name", "pool", "is_retired")
+
+app = typer.Typer(help="Models. Gateways follow every change within a second.", no_args_is_help=True)
+
+_Name = Annotated[str, typer.Argument(help="The name in a request's `model`, such as Qwen/Qwen3-8B.", metavar="MODEL")]
+
+
+@app.command("list")
+def list_models(home: Home = None, database_url: DatabaseUrl = None, output: Format = "table") -> None:
+    """List all models, the retired ones too."""
+    with open_database(home, database_url) as (_, database):
+        print_records(COLUMNS, [asdict(model) for model in SqlDirectory(database).models()], output)
+
+
+@app.command()
+def serve(
+    name: _Name,
+    pool: Annotated[str | None, typer.Option(help="The pool whose workers serve it. Default: its name.")] = None,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    output: Format = "table",
+) -> None:
+    """
+    Let clients ask for a model. Its pool's workers serve it as soon as they are ready.
+
+    Example: sluice models serve Qwen/Qwen3-8B --pool chat
+    """
+    with open_database(home, database_url) as (_, database):
+        model = declare_model(SqlDirectory(database), name, pool or name, now_ms=now_ms())
+        print_record(COLUMNS, asdict(model), output)
+
+
+@app.command()
+def retire(name: _Name, home: Home = None, database_url: DatabaseUrl = None, output: Format = "table") -> None:
+    """Answer 404 to whoever asks for a model from now on."""
+    with open_database(home, database_url) as (_, database):
+        print_record(COLUMNS, asdict(retire_model(SqlDirectory(database), name)), output)
