@@ -36,15 +36,20 @@ _ERROR_LINE = re.compile(
 
 def describe_exit(status: int, log_tail: str) -> str:
     """Say why an engine ended with *status* (-n: by signal n), given the end of its log."""
-    ending = _ending(status)
-    hint = _SIGNAL_HINTS.get(signal.Signals(-status)) if _is_signal(status) else None
-    if found := next((text for pattern, text in _HINTS if pattern.search(log_tail)), None):
-        hint = found
-    if hint:
-        return f"{ending}: {hint}."
+    if not _is_signal(status):
+        return describe(f"The engine ended with exit status {status}", log_tail)
+    number = signal.Signals(-status)
+    return describe(f"The engine was ended by {number.name}", log_tail, _SIGNAL_HINTS.get(number, ""))
+
+
+def describe(event: str, log_tail: str, hint: str = "") -> str:
+    """Add to *event* what the log knows of it: what to do about it, else *hint*, else the last error."""
+    known = next((text for pattern, text in _HINTS if pattern.search(log_tail)), hint)
+    if known:
+        return f"{event}: {known}."
     if error := last_error(log_tail):
-        return f"{ending}; its log ends with: {error}"
-    return f"{ending}, and its log says nothing of why."
+        return f"{event}; its log ends with: {error}"
+    return f"{event}; its log says nothing of why."
 
 
 def last_error(log_tail: str) -> str:
@@ -52,12 +57,6 @@ def last_error(log_tail: str) -> str:
     errors: list[str] = _ERROR_LINE.findall(log_tail)
     telling = [error for error in errors if "See root cause above" not in error and "See stack trace" not in error]
     return (telling or errors or [""])[-1][:_QUOTED_CHARACTERS_MAX]
-
-
-def _ending(status: int) -> str:
-    if _is_signal(status):
-        return f"The engine was ended by {signal.Signals(-status).name}"
-    return f"The engine ended with exit status {status}"
 
 
 def _is_signal(status: int) -> bool:

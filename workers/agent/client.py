@@ -8,6 +8,10 @@ import httpx
 from workers.engines.vllm import EngineMetrics, scrape
 
 _HEALTH_TIMEOUT_S = 5.0  # a server busy with a thousand streams may take a second to get to it
+# A first request this long also mends a fault of vLLM 0.32 on CPUs with AMX: its own bfloat16 kernels, which short
+# prompts meet first, use tiles without asking the kernel for leave, and die of an illegal instruction. A matrix of some
+# twenty rows goes through oneDNN, which asks, for the whole process.
+_WARM_UP_PROMPT = "The wheel turns, and what comes out is counted. " * 8
 _WARM_UP_TOKENS = 4  # a prefill and some decoding
 
 
@@ -52,7 +56,8 @@ class EngineClient:
 
     async def complete(self, model: str, timeout_s: float) -> Probe:
         """Have a real, short completion made: the only proof that the engine can."""
-        body = {"model": model, "prompt": "Hello", "max_tokens": _WARM_UP_TOKENS, "temperature": 0, "ignore_eos": True}
+        wanted = {"max_tokens": _WARM_UP_TOKENS, "temperature": 0, "ignore_eos": True}
+        body = {"model": model, "prompt": _WARM_UP_PROMPT, **wanted}
         try:
             answer = await self._http.post("/v1/completions", json=body, timeout=timeout_s)
             answer.raise_for_status()

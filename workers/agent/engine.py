@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from workers.agent.causes import describe_exit
+from workers.agent.causes import describe, describe_exit
 from workers.agent.client import EngineClient, EngineSilent
 from workers.agent.options import WorkerOptions
 from workers.agent.process import EngineProcess
@@ -71,7 +71,7 @@ class EngineLife:
             await asyncio.wait({ending, watching}, return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
                 return describe_exit(ending.result(), self._process.log_tail())
-            return watching.result()
+            return describe(watching.result(), self._process.log_tail())
         finally:
             ending.cancel()
             watching.cancel()
@@ -110,12 +110,12 @@ class EngineLife:
 
     async def _make_ready_and_watch(self) -> str:
         if not await self._became_healthy():
-            return f"The engine did not answer /health within {self._options.start_s:.0f} s of its start."
+            return f"The engine did not answer /health within {self._options.start_s:.0f} s of its start"
         self._status.change(WorkerState.WARMING, self._status.cause)
         try:
             await self._warm_up()
         except EngineSilent as silence:
-            return f"The engine answers /health, but not its first completion: {silence}."
+            return f"The engine answers /health, but not its first completion ({silence})"
         self._ready_since_s = time.monotonic()
         self._status.change(WorkerState.READY)
         log.info("worker_ready", url=self._status.url, models=self._status.models)
@@ -148,7 +148,7 @@ class EngineLife:
         while failures < _HEALTH_FAILURES_MAX:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
             failures = 0 if await self._is_healthy() else failures + 1
-        return f"The engine failed /health {failures} times in a row."
+        return f"The engine failed /health {failures} times in a row"
 
     async def _scrape_for_ever(self) -> None:
         progress = Progress()
