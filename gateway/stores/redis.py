@@ -1,7 +1,7 @@
 """The admission queue that several gateways share: one line per pool, in Redis, in one order over all of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -11,40 +11,30 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway.core.directory import ServiceClass
-from gateway.core.scheduling import DrainRate, Ticket, line_full, one_each
+from gateway.core.scheduling import DrainRate, Ticket, line_full
 from gateway.errors import StoreUnavailable
 from gateway.ports.queue import Occupancy
-from gateway.stores.redis_client import Script, redis_answering
+from gateway.stores.redis_client import redis_answering
+from gateway.stores.redis_line import UNBOUNDED, Answer, Place, RedisLine
 
-BATCH_MAX = 200  # tickets per call: some 5 ms of Redis's time
+BATCH_MAX = 200  # tickets per call: a few ms of Redis's time
 BEATS_PER_LEASE = 3  # two may be lost before anyone takes us for dead
 RECONNECT_S_MIN, RECONNECT_S_MAX = 0.02, 1.0
-UNBOUNDED = -1
-
-_VERBS = {verb: Script("line", verb) for verb in ("claim", "enter", "leave", "sync", "retire")}
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class _Waiter:
-    """A ticket in line here, and whom to tell."""
+    """A ticket in line here, and whom to tell. Once Redis has given it its place, no bound applies to it."""
 
     ticket: Ticket
     waiting_max: int
     granted: asyncio.Future[None]
 
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """What the last answer said of all gateways together."""
-
-    in_flight: int = 0
-    waiting: int = 0
-    slots: int = 0
-    granted: int = 0
-    gateways: int = 1
+    @property
+    def place(self) -> Place:
+        return self.ticket, self.waiting_max
 
 
 class RedisQueue:
@@ -77,24 +67,20 @@ class RedisQueue:
     ) -> None:
         self.pool = pool
         self.is_up = True
-        self._redis = redis
-        self._owner = owner
+        self._line = RedisLine(redis, pool, owner, lease_s)
         self._waiting_max = waiting_max
-        self._lease_ms = int(lease_s * 1000)
         self._beat_s = lease_s / BEATS_PER_LEASE
         self._store_timeout_s = store_timeout_s
-        self._keys = _keys(pool)
         self._waiting: dict[str, _Waiter] = {}
         self._in_flight: dict[str, Ticket] = {}
         self._entering: dict[str, _Waiter] = {}  # not yet told to Redis
         self._leaving: list[str] = []  # not yet told to Redis
         self._asking: list[asyncio.Future[Occupancy]] = []
-        self._slots_word: int | None = None
-        self._picture = _Picture()
+        self._slots: int | None = None  # this gateway's word
+        self._seen = Answer()
         self._drain = DrainRate()
-        self._epoch = 0
         self._is_in_doubt = True  # until the first claim
-        self._sync_due = 0.0
+        self._sync_due_s = 0.0
         self._is_wanted = asyncio.Event()
         self._on_change: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
@@ -130,20 +116,17 @@ class RedisQueue:
         is_ours = self._waiting.pop(ticket.id, None) or self._in_flight.pop(ticket.id, None)
         if is_ours and not self._entering.pop(ticket.id, None):
             self._leaving.append(ticket.id)
-            if self.is_up:
-                self._is_wanted.set()
+            self._want_if_up()
 
     def set_slots(self, slots: int) -> None:
-        if slots != self._slots_word:
-            self._slots_word = slots
-            self._sync_due = 0.0
-            if self.is_up:
-                self._is_wanted.set()
+        if slots != self._slots:
+            self._slots = slots
+            self._sync_due_s = 0.0
+            self._want_if_up()
 
     async def occupancy(self) -> Occupancy:
         asking: asyncio.Future[Occupancy] = asyncio.get_running_loop().create_future()
         self._asking.append(asking)
-        self._sync_due = 0.0
         self._is_wanted.set()
         return await asking
 
@@ -159,15 +142,14 @@ class RedisQueue:
         if was_up:
             with suppress(StoreUnavailable):  # then our lease runs out and another gateway reaps us
                 async with redis_answering(self._store_timeout_s):
-                    await self._call("retire")
+                    await self._line.retire()
         self._lose("this gateway is closing")
 
     def adopt(self, ticket: Ticket) -> None:
         """Count a ticket that was granted elsewhere as in flight here, until it leaves."""
         self._in_flight[ticket.id] = ticket
         self._is_in_doubt = True
-        if self.is_up:
-            self._is_wanted.set()
+        self._want_if_up()
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Have *on_change* called whenever `is_up` changed: when it fell, before those who wait learn of it."""
@@ -186,15 +168,15 @@ class RedisQueue:
     @property
     def slots_share(self) -> int:
         """An equal share of the slots among the gateways last seen alive; at least one slot if there are any."""
-        slots = self._picture.slots if self._slots_word is None else self._slots_word
-        return max(1, slots // self._picture.gateways) if slots else 0
+        slots = self._seen.slots if self._slots is None else self._slots
+        return max(1, slots // self._seen.gateways) if slots else 0
 
     # The lane: the only place where Redis is told anything.
 
     async def _work(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._sync_due):
+                async with asyncio.timeout_at(self._sync_due_s):
                     await self._is_wanted.wait()
             await self._turn()
 
@@ -205,7 +187,7 @@ class RedisQueue:
                 try:
                     await self._exchange()
                 except RedisConnectionError:  # a connection may have died unnoticed: a fresh one gets a chance
-                    self._doubt()
+                    self._is_in_doubt = True
                     await self._exchange()
         except StoreUnavailable as error:
             self._lose(error.reason)
@@ -219,10 +201,10 @@ class RedisQueue:
             await self._claim()
         leaving, entering, asked = self._take_outbox()
         if leaving:
-            await self._call("leave", *leaving)
+            self._take_in(await self._line.leave(leaving))
         if entering:
-            await self._call("enter", *(field for w in entering for field in _fields(w.ticket, w.waiting_max)))
-        if asked or self._sync_due <= _now_s():
+            self._take_in(await self._line.enter([waiter.place for waiter in entering]), entering)
+        if asked or self._sync_due_s <= _now_s():
             await self._sync(asked)
         if self._is_in_doubt or self._leaving or self._entering:
             self._is_wanted.set()
@@ -237,45 +219,38 @@ class RedisQueue:
 
     async def _claim(self) -> None:
         self._is_in_doubt = False  # a doubt that arises from here on wants another claim
-        self._epoch += 1
-        self._sync_due = _now_s() + self._beat_s
+        self._sync_due_s = _now_s() + self._beat_s
         self._entering.clear()
         self._leaving.clear()
-        in_flight = [field for ticket in self._in_flight.values() for field in _fields(ticket)]
-        waiting = [field for waiter in self._waiting.values() for field in _fields(waiter.ticket)]
-        await self._call("claim", self._spoken_slots, len(self._in_flight), *in_flight, *waiting)
-        if not self.is_up and not self._is_in_doubt:
-            self.is_up = True
-            log.info("queue_shared_again", pool=self.pool)
-            self._on_change()
+        waiting = list(self._waiting.values())
+        places = [waiter.place for waiter in waiting]
+        if self._take_in(await self._line.claim(self._slots, self._in_flight.values(), places), waiting):
+            self._note_change(is_up=True)
 
     async def _sync(self, asked: int) -> None:
-        self._sync_due = _now_s() + self._beat_s
-        if await self._call("sync", self._spoken_slots):
+        self._sync_due_s = _now_s() + self._beat_s
+        if self._take_in(await self._line.sync(self._slots)):
             answered, self._asking = self._asking[:asked], self._asking[asked:]
-            picture = self._picture
             for asking in answered:
                 if not asking.done():
-                    asking.set_result(Occupancy(picture.in_flight, picture.waiting, picture.slots))
+                    asking.set_result(Occupancy(self._seen.in_flight, self._seen.waiting, self._seen.slots))
 
-    async def _call(self, verb: str, *args: str | int) -> bool:
-        """Run *verb*, take in its answer; tell whether it was of the epoch that Redis knows."""
-        header = (self._owner, self._epoch, self._lease_ms)
-        reply = await _VERBS[verb].run(self._redis, self._keys, (*header, *args))
-        if reply[0] == "stale":  # we were reaped, or Redis was emptied
-            self._epoch = max(self._epoch, reply[1])
-            self._doubt()
+    def _take_in(self, answer: Answer | None, told: Collection[_Waiter] = ()) -> bool:
+        """Act on the answer to a call that told of some who wait; tell whether it was of Redis's epoch."""
+        if answer is None:
+            self._is_in_doubt = True
             return False
-        _, granted, refused, *numbers = reply
-        self._picture = _Picture(*numbers)
-        self._drain.observe(_now_s(), self._picture.granted)
-        for ticket_id in granted:
+        self._seen = answer
+        self._drain.observe(_now_s(), answer.granted_total)
+        for ticket_id in answer.granted:
             self._grant(ticket_id)
-        for ticket_id in refused:
+        for ticket_id in answer.refused:
             self._refuse(ticket_id)
+        for waiter in told:
+            waiter.waiting_max = UNBOUNDED
         return True
 
-    # What became of a ticket. Those whose owner has left meanwhile are not known any more, or their future is done.
+    # What became of a ticket. If its owner has left meanwhile, it is not known any more or its future is done.
 
     def _grant(self, ticket_id: str) -> None:
         waiter = self._waiting.pop(ticket_id, None)
@@ -287,7 +262,7 @@ class RedisQueue:
     def _refuse(self, ticket_id: str) -> None:
         waiter = self._waiting.pop(ticket_id, None)
         if waiter and not waiter.granted.done():
-            retry_after_s = self._drain.retry_after_s(_now_s(), self._picture.granted, self._picture.waiting)
+            retry_after_s = self._drain.retry_after_s(_now_s(), self._seen.granted_total, self._seen.waiting)
             waiter.granted.set_exception(line_full(self.pool, self._waiting_max, retry_after_s))
 
     def _lose(self, reason: str) -> None:
@@ -297,22 +272,24 @@ class RedisQueue:
         self._entering.clear()
         self._is_in_doubt = True
         self._is_wanted.clear()
-        if self.is_up:
-            self.is_up = False
-            log.warning("queue_store_lost", pool=self.pool, reason=reason)
-            self._on_change()
+        self._note_change(is_up=False, reason=reason)
         futures: list[asyncio.Future[Any]] = [*(waiter.granted for waiter in waiters.values()), *asking]
         for future in futures:
             if not future.done():
                 future.set_exception(StoreUnavailable("redis", reason))
 
-    def _doubt(self) -> None:
-        self._is_in_doubt = True
-        self._is_wanted.set()
+    def _note_change(self, *, is_up: bool, reason: str = "") -> None:
+        if is_up != self.is_up:
+            self.is_up = is_up
+            if is_up:
+                log.info("queue_shared_again", pool=self.pool)
+            else:
+                log.warning("queue_store_lost", pool=self.pool, reason=reason)
+            self._on_change()
 
-    @property
-    def _spoken_slots(self) -> str | int:
-        return "" if self._slots_word is None else self._slots_word
+    def _want_if_up(self) -> None:
+        if self.is_up:
+            self._is_wanted.set()
 
     # Wake-ups: grants to our tickets that other gateways' calls made.
 
@@ -320,39 +297,22 @@ class RedisQueue:
         pause_s = RECONNECT_S_MIN
         while True:
             try:
-                await self._hear()
-                pause_s = RECONNECT_S_MIN
+                async with redis_answering(self._beat_s + self._store_timeout_s):
+                    ticket_ids = await self._line.hear(self._beat_s)
             except StoreUnavailable:
-                self._doubt()  # a wake-up may have been lost with the connection
+                self._is_in_doubt = True  # a wake-up may have been lost with the connection
+                self._is_wanted.set()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RECONNECT_S_MAX)
-
-    async def _hear(self) -> None:
-        async with redis_answering(self._beat_s + self._store_timeout_s):
-            popped = await self._redis.blpop([f"{self._keys[0]}:wake:{self._owner}"], timeout=self._beat_s)
-        if popped:
-            epoch, *ticket_ids = str(popped[1]).split()
-            if int(epoch) == self._epoch:
+            else:
+                pause_s = RECONNECT_S_MIN
                 for ticket_id in ticket_ids:
                     self._grant(ticket_id)
 
     def __repr__(self) -> str:
         held = f"{len(self._in_flight)} in flight, {len(self._waiting)} waiting"
         away = "" if self.is_up else ", Redis is away"
-        return f"<RedisQueue {self.pool} of {self._owner} [{held}, {self._picture.slots} slots{away}]>"
-
-
-def _keys(pool: str) -> tuple[str, ...]:
-    """The keys of a pool, as lua/line.lua lists them; the braces keep them together in a Redis Cluster."""
-    prefix = f"sluice:{{{pool}}}"
-    names = ("tickets", "waiting", "owned", "owners", "epochs")
-    rounds = (f"{kind}:{c.label}" for kind in ("round", "idle") for c in ServiceClass)
-    return (prefix, *(f"{prefix}:{name}" for name in (*names, *rounds)))
-
-
-def _fields(ticket: Ticket, waiting_max: int = UNBOUNDED) -> Sequence[str | int]:
-    """The fields of a ticket, as lua/line.lua reads them."""
-    return ticket.id, int(ticket.service_class), ticket.tenant, one_each(ticket), waiting_max
+        return f"<RedisQueue {self.pool} of {self._line.owner} [{held}, {self._seen.slots} slots{away}]>"
 
 
 def _now_s() -> float:

@@ -17,14 +17,6 @@ for i = 6, first_waiting - 1, 5 do
   if held and held.number then quit(id, held, held.charge) end
   save(id, held or ticket)
 end
-for i = first_waiting, #ARGV, 5 do
-  local id, ticket = read_ticket(i)
-  local held = load(id)
-  if not held then
-    join(id, ticket) -- it had a place before, so the bound does not apply
-  elseif not held.number then
-    table.insert(mine, id)
-  end
-end
+for i = first_waiting, #ARGV, 5 do enter(i) end
 grant()
 return answer()

@@ -161,10 +161,24 @@ local function tell_slots(word)
   if word ~= '' then redis.call('HSET', POOL, 'slots', word) end
 end
 
--- Read the ticket whose five fields begin at ARGV[i]: its id, itself, and how many may wait before it is refused.
+-- Read the ticket whose five fields begin at ARGV[i]: its id, itself, and how many may wait before it is refused
+-- (-1 if it had a place before, so that no bound applies).
 local function read_ticket(i)
   local ticket = {owner = OWNER, class = tonumber(ARGV[i + 1]), tenant = ARGV[i + 2], charge = tonumber(ARGV[i + 3])}
   return ARGV[i], ticket, tonumber(ARGV[i + 4])
+end
+
+-- Put the ticket whose fields begin at ARGV[i] in line, or refuse it. One that is known is only looked up.
+local function enter(i)
+  local id, ticket, waiting_max = read_ticket(i)
+  local held = load(id)
+  if held then
+    if not held.number then table.insert(mine, id) end
+  elseif waiting_max >= 0 and waiting() >= waiting_max and in_flight() >= slots() then
+    table.insert(refused, id)
+  else
+    join(id, ticket)
+  end
 end
 
 -- The epoch as the store knows it differs if the owner was reaped, or the store emptied, or the call is a ghost: one
