@@ -104,6 +104,8 @@ class Shipper:
 
     async def aclose(self, limit_s: float = 5.0) -> None:
         """Ship what can be shipped within *limit_s*; the next start ships the rest. Then close the spool."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):

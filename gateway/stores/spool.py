@@ -182,33 +182,34 @@ class FileSpool:
     def _committed(self, batch: list[_Entry], job: "ThreadFuture[int]") -> None:
         self._is_committing = False
         error = job.exception()
-        if error is None:
-            self._count_durable(batch, job.result())
-        else:
+        if error is not None:
             self._keep_for_retry(batch, error)
-        if self._pending and not self._has_failed:
+            return
+        if self._pending:
             self._schedule(is_awaited=any(entry.waiter for entry in self._pending))
+        self._count_durable(batch, job.result())
 
     def _count_durable(self, batch: Sequence[_Entry], number: int) -> None:
-        if self._has_failed:
-            log.info("spool_disk_recovered", folder=self.folder.name)
-        self._has_failed = False
+        had_failed, self._has_failed = self._has_failed, False
         self.backlog.written(number, sum(len(entry.data) for entry in batch))
         for entry in batch:
             entry.count(self.backlog)
             if entry.waiter and not entry.waiter.done():
                 entry.waiter.set_result(None)
+        if had_failed:
+            log.info("spool_disk_recovered", folder=self.folder.name)
 
     def _keep_for_retry(self, batch: list[_Entry], error: BaseException) -> None:
-        if not self._has_failed:
-            log.error("spool_disk_failed", folder=self.folder.name, error=str(error))
-        self._has_failed = True
+        """Put *batch* back. The log comes last: it may lie on the same full disk, and raise."""
+        had_failed, self._has_failed = self._has_failed, True
         for entry in batch:
             if entry.waiter and not entry.waiter.done():
                 entry.waiter.set_exception(StoreUnavailable(STORE, str(error)))
             entry.waiter = None
         self._pending = [entry for entry in batch if entry.data] + self._pending
         self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._commit)
+        if not had_failed:
+            log.error("spool_disk_failed", folder=self.folder.name, error=str(error))
 
 
 def _closing(event: MeterEvent, waiter: asyncio.Future[None] | None = None) -> _Entry:
