@@ -1,23 +1,24 @@
 """`sluice status`: whether a request would be served now, and how each part is doing."""
 
 import asyncio
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import httpx
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gateway.commands.local.gateway_client import GatewayClient
 from gateway.commands.local.home import load_credentials, load_place, reachable
+from gateway.commands.output import Format, print_json, print_table
+from gateway.commands.records import Home
 from gateway.settings import Settings, load_settings
+
+_WORKER_COLUMNS = ("worker", "pool", "state", "running", "waiting", "restarts", "cause")
 
 
 def status(
-    home: Annotated[Path | None, typer.Option(help="The home of `sluice up`. [default: .sluice]")] = None,
-    output: Annotated[Literal["table", "json"], typer.Option("--format", help="For people or for programs.")] = "table",
+    home: Home = None,
+    output: Format = "table",
 ) -> None:
     """
     Say whether a request would be served now, and how each part is doing.
@@ -26,7 +27,7 @@ def status(
     """
     facts = asyncio.run(_ask(load_settings(home=home)))
     if output == "json":
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         _print(facts, Console())
     raise typer.Exit(0 if facts["ready"] else 1)
@@ -69,18 +70,13 @@ def _print(facts: dict[str, Any], console: Console) -> None:
     console.print(f"{facts['url']} is {word}", highlight=False)
     if "error" in facts:
         console.print(f"The gateway's answer: {facts['error']}", markup=False, highlight=False)
-    parts = Table("part", "state", "details")
-    for name, part in facts["components"].items():
-        details = {key: value for key, value in part.items() if key not in {"ok", "vital"}}
-        state = "ok" if part["ok"] else "down" if part["vital"] else "degraded"
-        parts.add_row(name, state, _details(details))
-    workers = Table("worker", "pool", "state", "running", "waiting", "restarts", "cause")
-    for worker in facts["workers"]:
-        workers.add_row(*(str(worker.get(column.header, "")) for column in workers.columns))
-    for table in (parts, workers):
-        if table.row_count:
-            console.print(table)
+    if facts["components"]:
+        print_table(("part", "state", "details"), [_row(*part) for part in facts["components"].items()])
+    if facts["workers"]:
+        print_table(_WORKER_COLUMNS, facts["workers"])
 
 
-def _details(details: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in details.items())
+def _row(name: str, part: dict[str, Any]) -> dict[str, str]:
+    details = ", ".join(f"{key} {value}" for key, value in part.items() if key not in {"ok", "vital"})
+    state = "ok" if part["ok"] else "down" if part["vital"] else "degraded"
+    return {"part": name, "state": state, "details": details}

@@ -30,17 +30,18 @@ def up(
         str, typer.Option(help="`tiny` (made on the spot), a model folder, or a ModelScope id: Qwen/Qwen3-0.6B.")
     ] = TINY,
     workers: Annotated[int, typer.Option(min=1, help="Engines to run; about 3 GB of memory each on CPU.")] = 1,
-    port: Annotated[int | None, typer.Option(help="Port of the gateway; 0 takes a free one. [default: 8080]")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    home: Annotated[Path | None, typer.Option(help="Where everything is kept. [default: .sluice]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the gateway; 0 takes a free one. Default: 8080.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Where everything is kept. Default: .sluice.")] = None,
     max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Requests that an engine works on at once.")] = None,
     engine_arg: Annotated[list[str] | None, typer.Option(help="Passed on to vLLM, e.g. --max-model-len=4096.")] = None,
 ) -> None:
     """
     Run everything on this machine: Redis, database, workers with their engines, and the gateway.
 
-    Ends with a key and a curl line that work as printed. Ctrl-C stops everything and loses nothing; the next start
-    finds all that was there.
+    Ends with a key and a curl line that work as printed. Ctrl-C stops everything and loses nothing.
+
+    Example: sluice up --model Qwen/Qwen3-0.6B --workers 2
     """
     settings = load_settings(home=home, host=host, port=port)
     if settings.port == 0:

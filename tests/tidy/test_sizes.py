@@ -4,9 +4,9 @@ from statistics import median, quantiles
 
 from tests.tidy.source import PACKAGES, functions, modules, text
 
-FUNCTION_LINES_MEDIAN = 8
-FUNCTION_LINES_P90 = 30
-FUNCTION_LINES_MAX = 60
+FUNCTION_LINES_MEDIAN = 6
+FUNCTION_LINES_P90 = 20
+FUNCTION_LINES_MAX = 50
 FILE_LINES_MAX = 400
 
 
