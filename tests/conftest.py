@@ -1,5 +1,7 @@
 """What every test can use."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.parts import pytest_collection_modifyitems, pytest_make_collect_report, pytest_runtest_makereport
@@ -29,14 +31,21 @@ def redis_url(redis_server):
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory):
-    """The session's own PostgreSQL: `url`, `stop()`, `start()`, `frozen()`. Whoever stops it starts it again."""
+def postgres_server():
+    """
+    The session's own PostgreSQL: `url`, `stop()`, `start()`, `frozen()`. Whoever stops it starts it again.
+
+    Not in pytest's folder: that is closed to the server's own user, again and again, by every session that starts.
+    """
+    import tempfile
+
     from tests.servers.postgres_server import PostgresServer
 
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
-    server.start()
-    yield server
-    server.stop()
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        server = PostgresServer(Path(folder))
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

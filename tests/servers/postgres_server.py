@@ -26,7 +26,7 @@ class PostgresServer:
         self._data = folder / "data"
         self._port = free_port()
         self.url = f"postgresql://sluice:{PASSWORD}@127.0.0.1:{self._port}/postgres"
-        self._open_folders()
+        self._make_data_folder()
         self._initialise()
 
     def start(self) -> None:
@@ -58,14 +58,10 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.url.removesuffix("postgres") + name
 
-    def _open_folders(self) -> None:
-        """Let the server's own user through pytest's folders, which are closed to all but their owner."""
-        if self._user:
-            for folder in (self._folder, *self._folder.parents):
-                if not folder.stat().st_mode & 0o001:
-                    folder.chmod(folder.stat().st_mode | 0o011)
+    def _make_data_folder(self) -> None:
         self._data.mkdir()
         if self._user:
+            self._folder.chmod(0o711)
             shutil.chown(self._data, self._user)
 
     def _initialise(self) -> None:
