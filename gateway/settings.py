@@ -28,7 +28,7 @@ class QueueSettings(_Section):
     """The line in front of each pool."""
 
     waiting_max: int = Field(10_000, ge=0, description="Tickets that may wait per pool; one more is refused with 429.")
-    lease_s: float = Field(3.0, gt=0.5, le=4.0, description="A gateway silent for this long loses tickets and slots.")
+    lease_s: float = Field(3.0, gt=0.5, le=3.3, description="A gateway silent for this long loses tickets and slots.")
     store_timeout_s: float = Field(0.5, gt=0, description="A Redis call that takes longer counts as Redis being down.")
 
 

@@ -80,6 +80,15 @@ async def enter_in_order(queue, tickets, log: asyncio.Queue[str] | None = None) 
     return visitors
 
 
+async def handed_on(log: asyncio.Queue[str], visitors: list[Visitor]) -> list[str]:
+    """Let each of *visitors* leave as soon as it has its slot; give their order."""
+    by_id, order = {visitor.ticket.id: visitor for visitor in visitors}, []
+    for _ in visitors:
+        order.append(await log.get())
+        await by_id[order[-1]].leave()
+    return order
+
+
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
     """Return once *condition* holds; for what another process or Redis's clock decides, and so has no signal."""
     async with asyncio.timeout(within_s):

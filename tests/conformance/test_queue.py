@@ -9,7 +9,7 @@ from gateway.core.directory import ServiceClass
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
 from gateway.ports.queue import Occupancy
-from tests.conformance.queues import Visitor, enter_in_order, ticket
+from tests.conformance.queues import Visitor, enter_in_order, handed_on, ticket
 
 INTERACTIVE, STANDARD, BATCH = ServiceClass
 
@@ -19,18 +19,9 @@ async def served_in_order(make_queue, tickets) -> list[str]:
     queue, log = await make_queue(slots=1), asyncio.Queue()
     first = Visitor(queue, ticket("first", "nobody", INTERACTIVE))
     await first.admitted.wait()
-    visitors = {visitor.ticket.id: visitor for visitor in await enter_in_order(queue, tickets, log)}
+    visitors = await enter_in_order(queue, tickets, log)
     await first.leave()
     return await handed_on(log, visitors)
-
-
-async def handed_on(log: asyncio.Queue[str], visitors: dict[str, Visitor]) -> list[str]:
-    """Let each of *visitors* leave as soon as it has its slot; give their order."""
-    order = []
-    for _ in visitors:
-        order.append(await log.get())
-        await visitors[order[-1]].leave()
-    return order
 
 
 async def test_a_free_slot_is_had_at_once(make_queue):
@@ -69,9 +60,9 @@ async def test_a_more_urgent_class_goes_first_whenever_it_came(make_queue):
 async def test_a_tenant_that_returns_has_earned_no_credit_by_its_absence(make_queue):
     queue, log = await make_queue(slots=1), asyncio.Queue()
     busy = await enter_in_order(queue, [ticket(f"busy-{n}", "busy") for n in range(8)], log)
-    assert await handed_on(log, {v.ticket.id: v for v in busy[:4]}) == ["busy-0", "busy-1", "busy-2", "busy-3"]
+    assert await handed_on(log, busy[:4]) == ["busy-0", "busy-1", "busy-2", "busy-3"]
     late = await enter_in_order(queue, [ticket(f"late-{n}", "late") for n in range(3)], log)
-    order = await handed_on(log, {v.ticket.id: v for v in (*busy[4:], *late)})
+    order = await handed_on(log, [*busy[4:], *late])
     assert order == ["busy-4", "busy-5", "late-0", "busy-6", "late-1", "busy-7", "late-2"]
 
 

@@ -1,0 +1,408 @@
+"""Gateways that share one line through Redis: their deaths, their doubts, and Redis's own."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
+
+import pytest
+import redis
+
+from gateway.errors import StoreUnavailable
+from gateway.ports.queue import Occupancy
+from gateway.settings import QueueSettings
+from gateway.stores.degraded import FallbackQueue
+from gateway.stores.memory import MemoryQueue
+from gateway.stores.redis import BEATS_PER_LEASE, RedisQueue
+from gateway.stores.redis_client import connect
+from gateway.stores.redis_line import UNBOUNDED, RedisLine
+from tests.conformance.queues import POOL, Visitor, enter_in_order, handed_on, open_queue, ticket, until
+from tests.servers.redis_server import RedisServer
+
+pytestmark = pytest.mark.redis
+
+LEASE_S = 0.6  # short, so that the dead are found soon; a third of it is well above a call's time
+TIMEOUT_S = 0.3
+
+
+@pytest.fixture
+async def gateways(redis_url):
+    """Make gateways' queues over one Redis; at the end each must be empty."""
+    async with AsyncExitStack() as stack:
+
+        async def make(kind: str = "redis", **options):
+            options = {"lease_s": LEASE_S, "store_timeout_s": TIMEOUT_S, **options}
+            return await stack.enter_async_context(open_queue(kind, redis_url, **options))
+
+        yield make
+
+
+@asynccontextmanager
+async def doomed_gateway(redis_url, **options):
+    """A gateway whose process is killed when the block is left: all its tasks and connections end, nothing is told."""
+    client = connect(redis_url)
+    queue = RedisQueue(client, POOL, owner="doomed", lease_s=LEASE_S, store_timeout_s=TIMEOUT_S, **options)
+    await queue.start()
+    try:
+        yield queue
+    finally:
+        for task in queue._tasks:
+            task.cancel()
+        await client.aclose()
+
+
+async def until_occupied(queue, in_flight: int, waiting: int, within_s: float = 10.0) -> None:
+    async def is_so() -> bool:
+        occupancy = await queue.occupancy()
+        return (occupancy.in_flight, occupancy.waiting) == (in_flight, waiting)
+
+    await until(is_so, within_s)
+
+
+async def test_two_gateways_share_one_order(gateways):
+    left, right = await gateways(slots=1), await gateways(slots=1)
+    log: asyncio.Queue[str] = asyncio.Queue()
+    visitors = []
+    for n in range(3):
+        visitors += await enter_in_order(left, [ticket(f"left-{n}", "acme")], log)
+        visitors += await enter_in_order(right, [ticket(f"right-{n}", "acme")], log)
+    assert await handed_on(log, visitors) == ["left-0", "right-0", "left-1", "right-1", "left-2", "right-2"]
+
+
+async def test_tenants_take_turns_over_all_gateways_together(gateways):
+    left, right = await gateways(slots=1), await gateways(slots=1)
+    log: asyncio.Queue[str] = asyncio.Queue()
+    flood = await enter_in_order(left, [ticket(f"flood-{n}", "flooder") for n in range(4)], log)
+    quiet = await enter_in_order(right, [ticket("quiet", "quiet")], log)
+    assert await handed_on(log, [*flood, *quiet]) == ["flood-0", "flood-1", "quiet", "flood-2", "flood-3"]
+
+
+async def test_tickets_that_come_and_go_together_share_calls(gateways, redis_url):
+    queue = await gateways(slots=2000)
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_resetstat()
+        visitors = await enter_in_order(queue, [ticket(f"t{n}") for n in range(2000)])
+        await asyncio.gather(*(visitor.leave() for visitor in visitors))
+        assert await queue.occupancy() == Occupancy(in_flight=0, waiting=0, slots=2000)
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] < 4000 / 50
+
+
+async def test_one_call_to_enter_and_one_to_leave(gateways, redis_url):
+    queue = await gateways(slots=1, lease_s=30.0)
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_resetstat()
+        async with queue.slot(ticket("a")):
+            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
+        await until(lambda: _is_free(client))
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+
+
+async def _is_free(client) -> bool:
+    return client.hlen(f"sluice:{{{POOL}}}:tickets") == 0
+
+
+async def test_what_a_killed_gateway_held_is_granted_on(gateways, redis_url):
+    survivor = await gateways(slots=1)
+    async with doomed_gateway(redis_url) as doomed:
+        held, lost = await enter_in_order(doomed, [ticket("held"), ticket("lost")])
+        await held.admitted.wait()
+        [heir] = await enter_in_order(survivor, [ticket("heir")])
+        killed_s = time.monotonic()
+    await heir.admitted.wait()
+    assert time.monotonic() - killed_s < LEASE_S * (1 + 1 / BEATS_PER_LEASE) + 1.0, "a second for a busy machine"
+    assert await survivor.occupancy() == Occupancy(in_flight=1, waiting=0, slots=1)
+    await heir.leave()
+    for visitor in (held, lost):
+        await visitor.cancel()
+
+
+def test_the_longest_lease_that_may_be_set_frees_what_the_dead_held_within_five_seconds():
+    """A whole lease, then until another gateway's next heartbeat, then one call. By default: 3 + 1 + 0.5 s."""
+    lease_s_max = next(bound.le for bound in QueueSettings.model_fields["lease_s"].metadata if hasattr(bound, "le"))
+    assert QueueSettings().lease_s <= lease_s_max
+    assert lease_s_max * (1 + 1 / BEATS_PER_LEASE) + QueueSettings().store_timeout_s < 5
+
+
+async def test_a_gateway_that_was_reaped_states_again_what_it_holds(gateways, redis_url):
+    """It slept beyond its lease and its slot was given away: awake, it counts again, and its waiting ticket waits."""
+    sleeper, other = await gateways(slots=1), await gateways(slots=1)
+    held, waits = await enter_in_order(sleeper, [ticket("held"), ticket("waits")])
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(f"sluice:{{{POOL}}}:owners", {sleeper._line.owner: 0})  # its lease is over
+        async with other.slot(ticket("other")):
+            await until_occupied(other, in_flight=2, waiting=1)
+            assert not waits.admitted.is_set()
+    assert "1 in flight, 1 waiting" in repr(sleeper)
+    await held.leave()
+    await waits.leave()
+
+
+async def test_an_emptied_redis_is_filled_again_with_what_gateways_hold(gateways, redis_url):
+    left, right = await gateways(slots=2), await gateways(slots=2)
+    held = await enter_in_order(left, [ticket("left")]) + await enter_in_order(right, [ticket("right")])
+    waiting = await enter_in_order(left, [ticket("waits-left")]) + await enter_in_order(right, [ticket("waits-right")])
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+
+    async def is_complete() -> bool:
+        """The first to claim may be given slots that the other has in flight, until that one claims too."""
+        occupancy = await right.occupancy()
+        return occupancy.in_flight + occupancy.waiting == 4 and occupancy.slots == 2
+
+    await until(is_complete)
+    for visitor in (*held, *waiting):
+        await visitor.leave()
+
+
+async def test_a_wake_up_that_died_with_its_connection_is_made_up_for(gateways, redis_url):
+    """In one step another owner leaves, which grants the ticket, and the connection that would tell of it dies."""
+    queue = await gateways(slots=1, lease_s=30.0)
+    client = connect(redis_url)
+    other = RedisLine(client, POOL, "other", 30.0)
+    [held] = await enter_in_order(queue, [ticket("held")])
+    [waits] = await enter_in_order(queue, [ticket("waits")])
+    await other.claim(None, [ticket("stolen")], [])  # two in flight now, so that the next to leave wakes nobody yet
+    await held.leave()
+    assert (await queue.occupancy()).in_flight == 1
+    with redis.Redis.from_url(redis_url) as raw:
+        [listener] = [one["id"] for one in raw.client_list() if one["cmd"] == "blpop"]
+        leave = _script_call(raw, "leave", ["other", 1, 30_000, "stolen"])
+        with raw.pipeline(transaction=True) as step:
+            step.execute_command(*leave)
+            step.delete(f"sluice:{{{POOL}}}:wake:{queue._line.owner}")
+            step.execute_command("CLIENT", "KILL", "ID", listener)
+            step.execute()
+    async with asyncio.timeout(5):
+        await waits.leave()
+    await other.retire()
+    await client.aclose()
+
+
+def _script_call(raw, verb: str, args: list) -> list:
+    """The command that runs a verb as RedisLine does."""
+    from gateway.stores import redis_line
+
+    script, keys = redis_line._VERBS[verb], redis_line._keys(POOL)
+    return ["EVAL", script._text, len(keys), *keys, *args]
+
+
+async def test_a_call_of_an_older_epoch_changes_nothing(gateways, redis_url):
+    """A call that was given up may still be on its way when the next epoch has begun."""
+    queue = await gateways(slots=1)
+    client = connect(redis_url)
+    async with queue.slot(ticket("held")):
+        assert await RedisLine(client, POOL, queue._line.owner, LEASE_S).enter([(ticket("ghost"), UNBOUNDED)]) is None
+        assert await RedisLine(client, POOL, queue._line.owner, LEASE_S).leave(["held"]) is None
+        assert await queue.occupancy() == Occupancy(in_flight=1, waiting=0, slots=1)
+    await client.aclose()
+
+
+async def test_the_last_gateway_to_go_leaves_nothing_in_redis(redis_url):
+    async with open_queue("redis", redis_url, slots=1) as queue, queue.slot(ticket("a")):
+        pass
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys() == []
+
+
+async def test_a_gateway_that_closes_gives_back_at_once_what_it_holds(gateways, redis_url):
+    stays, client = await gateways(slots=1, lease_s=30.0), connect(redis_url)
+    leaves = RedisQueue(client, POOL, owner="leaves", lease_s=30.0)
+    await leaves.start()
+    [held] = await enter_in_order(leaves, [ticket("held")])
+    [heir] = await enter_in_order(stays, [ticket("heir")])
+    await leaves.aclose()
+    await heir.leave()
+    await held.leave()
+    await client.aclose()
+
+
+async def test_everyone_who_waits_learns_promptly_that_redis_died(redis_server, gateways):
+    queue = await gateways(slots=1)
+    held, *waiting = await enter_in_order(queue, [ticket(f"t{n}") for n in range(4)])
+    redis_server.kill()
+    try:
+        died_s = time.monotonic()
+        results = await asyncio.gather(*(visitor.task for visitor in waiting), return_exceptions=True)
+        assert time.monotonic() - died_s < TIMEOUT_S + 0.5
+        assert all(isinstance(result, StoreUnavailable) and result.store == "redis" for result in results)
+        with pytest.raises(StoreUnavailable):
+            await queue.slot(ticket("late")).__aenter__()
+        with pytest.raises(StoreUnavailable):
+            await queue.occupancy()
+        await held.leave()
+    finally:
+        redis_server.start()
+    await until(lambda: _is_up(queue))
+    assert await queue.occupancy() == Occupancy(in_flight=0, waiting=0, slots=1), "the slot left meanwhile is free"
+
+
+async def test_a_redis_that_does_not_answer_is_given_up_after_the_limit(redis_server, gateways):
+    queue = await gateways(slots=1, lease_s=30.0)
+    with redis_server.frozen():
+        asked_s = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="no answer within"):
+            await queue.slot(ticket("a")).__aenter__()
+        assert TIMEOUT_S * 0.9 < time.monotonic() - asked_s < TIMEOUT_S + 0.5
+    await until(lambda: _is_empty(queue))
+
+
+async def _is_empty(queue) -> bool:
+    """The ghost of the call that was given up must not keep a slot."""
+    with suppress(StoreUnavailable):
+        return await queue.occupancy() == Occupancy(in_flight=0, waiting=0, slots=1)
+    return False
+
+
+async def _is_up(queue) -> bool:
+    return queue.is_up
+
+
+async def test_all_keys_of_a_pool_lie_in_one_slot_of_a_cluster(tmp_path):
+    """A Redis in cluster mode refuses scripts whose keys hash apart."""
+    server = RedisServer(tmp_path, "--cluster-enabled", "yes")
+    server.start()
+    try:
+        with redis.Redis.from_url(server.url) as raw:
+            raw.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            await until(lambda: _is_cluster_up(raw))
+        async with open_queue("redis", server.url, slots=1) as queue:
+            held, waits = await enter_in_order(queue, [ticket("held"), ticket("waits")])
+            await held.leave()
+            await waits.leave()
+    finally:
+        server.kill()
+
+
+async def _is_cluster_up(raw) -> bool:
+    return b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO")
+
+
+# The fallback.
+
+
+async def test_requests_go_on_succeeding_while_redis_is_killed_and_when_it_returns(redis_server, gateways):
+    queue = await gateways("fallback", slots=4)
+    served, modes, names, is_over = 0, set(), count(), asyncio.Event()
+
+    async def keep_asking() -> None:
+        nonlocal served
+        while not is_over.is_set():
+            async with queue.slot(ticket(f"t{next(names)}", f"tenant-{served % 3}")):
+                await asyncio.sleep(0.001)
+            served += 1
+            modes.add(queue.is_degraded)
+
+    users = [asyncio.create_task(keep_asking()) for _ in range(12)]
+    for _ in range(2):
+        before = served
+        await until(lambda least=before + 50: _has_served(lambda: served, least))
+        redis_server.kill()
+        await until(lambda: _is_degraded(queue, True))
+        before = served
+        await until(lambda least=before + 50: _has_served(lambda: served, least))
+        redis_server.start()
+        await until(lambda: _is_degraded(queue, False))
+    is_over.set()
+    await asyncio.gather(*users)
+    assert modes == {True, False}
+    assert await queue.occupancy() == Occupancy(in_flight=0, waiting=0, slots=4)
+
+
+async def _has_served(served, least: int) -> bool:
+    return served() >= least
+
+
+async def _is_degraded(queue, expected: bool) -> bool:
+    return queue.is_degraded is expected
+
+
+async def test_those_who_wait_move_to_the_local_line_and_back_in_their_order(redis_server, gateways):
+    queue = await gateways("fallback", slots=1)
+    log: asyncio.Queue[str] = asyncio.Queue()
+    visitors = await enter_in_order(queue, [ticket(f"t{n}") for n in range(6)], log)
+    redis_server.kill()
+    try:
+        await until(lambda: _is_degraded(queue, True))
+        assert "[1 in flight, 5 waiting, degraded to 1 slots]" in repr(queue)
+        for visitor in visitors[:2]:
+            await visitor.leave()
+    finally:
+        redis_server.start()
+    await until(lambda: _is_degraded(queue, False))
+    assert await queue.occupancy() == Occupancy(in_flight=1, waiting=3, slots=1), "what was granted locally counts"
+    for visitor in visitors[2:]:
+        await visitor.leave()
+    assert [log.get_nowait() for _ in visitors] == [f"t{n}" for n in range(6)]
+
+
+async def test_while_degraded_a_gateway_goes_by_its_share_of_the_slots(redis_server, gateways):
+    left, right = await gateways("fallback", slots=5), await gateways("fallback", slots=5)
+    await until(lambda: _shares(left, 2))
+    redis_server.kill()
+    try:
+        await until(lambda: _is_degraded(left, True))
+        visitors = [Visitor(left, ticket(f"t{n}")) for n in range(4)]
+        await asyncio.gather(visitors[0].admitted.wait(), visitors[1].admitted.wait())
+        assert await left.occupancy() == Occupancy(in_flight=2, waiting=2, slots=2)
+        left.set_slots(6)
+        await visitors[2].admitted.wait()
+        for visitor in visitors:
+            await visitor.leave()
+    finally:
+        redis_server.start()
+    await until(lambda: _is_degraded(left, False))
+    await until(lambda: _is_degraded(right, False))
+
+
+async def _shares(queue, slots: int) -> bool:
+    await queue.occupancy()
+    return queue._shared.slots_share == slots
+
+
+async def test_while_degraded_no_request_waits_for_a_redis_that_hangs(redis_server, gateways):
+    queue = await gateways("fallback", slots=2)
+    with redis_server.frozen():
+        async with queue.slot(ticket("the one that finds out")):
+            pass
+        assert queue.is_degraded
+        began_s = time.monotonic()
+        for n in range(100):
+            async with queue.slot(ticket(f"t{n}")):
+                pass
+        assert time.monotonic() - began_s < TIMEOUT_S, "not even one of a hundred waited for Redis"
+    await until(lambda: _is_degraded(queue, False))
+
+
+async def test_a_gateway_starts_without_redis_and_shares_once_there_is_one(tmp_path):
+    server = RedisServer(tmp_path)
+    async with open_queue("fallback", server.url, slots=2, lease_s=LEASE_S, store_timeout_s=TIMEOUT_S) as queue:
+        assert queue.is_degraded
+        async with queue.slot(ticket("a")):
+            server.start()
+            await until(lambda: _is_degraded(queue, False))
+            assert await queue.occupancy() == Occupancy(in_flight=1, waiting=0, slots=2)
+    server.kill()
+
+
+async def test_a_ticket_cancelled_between_its_grant_and_the_loss_of_redis_is_left_in_neither_line(redis_url):
+    client = connect(redis_url)
+    shared, local = RedisQueue(client, POOL, owner="gateway"), MemoryQueue(POOL)
+    queue = FallbackQueue(shared, local)
+    queue.set_slots(0)
+    await queue.start()
+
+    async def lose_redis_and_cancel() -> None:
+        async with queue.slot(ticket("first")):
+            shared._lose("a test said so")
+            other.task.cancel()
+            await asyncio.wait({other.task})
+
+    first = asyncio.create_task(lose_redis_and_cancel())
+    [other] = await enter_in_order(queue, [ticket("other")])
+    queue.set_slots(2)
+    await first
+    assert not other.admitted.is_set()
+    assert "[0 in flight, 0 waiting" in repr(local)
+    assert "[0 in flight, 0 waiting" in repr(queue)
+    await queue.aclose()
+    await client.aclose()
