@@ -54,7 +54,7 @@ class Limits:
 
 
 class _StreamOptions(BaseModel):
-    include_usage: bool | None = True
+    include_usage: bool | None = False
     continuous_usage_stats: bool | None = False
 
 
