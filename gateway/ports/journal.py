@@ -1,6 +1,6 @@
 """The way of a meter event: spool on local disk, then the Journal in SQL."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,15 +11,18 @@ class Spool(Protocol):
     """
     This process's append-only file of meter events. What is CLOSEd here reaches the Journal exactly once.
 
-    `open` and `progress` are buffered and never block; they become durable with the next group commit (≤ 5 ms later).
+    `progress` and `note` are buffered and never block; they become durable with the next group commit (≤ 5 ms later).
     """
 
-    def open(self, event: MeterEvent) -> None:
+    def open(self, event: MeterEvent) -> Awaitable[None]:
         """
         Note at dispatch that *event*'s request may cost something; usage and ending are still empty in it.
 
         If this process dies before `close`, whoever recovers the spool settles the event at its last progress, as
-        `interrupted`. Raises StoreUnavailable if the disk cannot take it: then the request must not be dispatched.
+        `interrupted`. Raises StoreUnavailable at once if the disk cannot take it: then the request must not be
+        dispatched. What it gives may be awaited until the note is durable (raises StoreUnavailable if the disk fails): before that
+        nothing may reach the client, or a crash could make tokens that were delivered vanish from the books. The disk
+        works while the engine does, so the wait is over before there is anything to deliver.
         """
 
     def progress(self, event_id: str, usage: Usage) -> None:

@@ -41,8 +41,7 @@ class Admission:
         if self.is_draining:
             message = "This gateway is shutting down. Retry at once: another one answers."
             raise Refused(Outcome.DRAINING, message, retry_after_s=RETRY_WHEN_DRAINING_S)
-        queue = await self.queue(model.pool)
-        self._resize(model.pool, queue)
+        queue = await self._sized_queue(model.pool)
         ticket = Ticket(
             id=record.id,
             tenant=record.caller.tenant,
@@ -54,25 +53,25 @@ class Admission:
             record.queue_ms = self._now_ms() - began_ms
             yield
 
-    async def queue(self, pool: str) -> AdmissionQueue:
-        """Give the pool's queue, started."""
-        queue = self.queues.get(pool)
-        if queue is None:
-            queue = self.queues[pool] = self._make_queue(pool)
-            await queue.start()
-        return queue
-
     def resize(self) -> None:
         """Tell every queue how many slots its pool has now."""
         for pool, queue in self.queues.items():
             queue.set_slots(slots(self._roster.views(pool)))
 
-    def _resize(self, pool: str, queue: AdmissionQueue) -> None:
+    async def _sized_queue(self, pool: str) -> AdmissionQueue:
+        """Give the pool's queue, told how many slots there are; made and started at the pool's first request."""
         count = slots(self._roster.views(pool))
         if count == 0:
             message = f"No worker of the pool {pool!r} is ready at the moment. Retry in a few seconds."
             raise Refused(Outcome.NO_WORKER, message, retry_after_s=5)
+        queue = self.queues.get(pool)
+        is_new = queue is None
+        if queue is None:
+            queue = self.queues[pool] = self._make_queue(pool)
         queue.set_slots(count)
+        if is_new:
+            await queue.start()  # its first word to a shared store carries the slots: what stands there may be old
+        return queue
 
     async def aclose(self) -> None:
         """Close every queue."""

@@ -36,6 +36,7 @@ async def relay(answer: Answer, record: MeterRecord, reply: Reply) -> None:
         return
     request = record.request
     assert request is not None, "an answer belongs to a request"
+    await record.opened()
     await reply.begin_stream()
     async for frames in answer.frames():
         record.observe(frames)

@@ -5,7 +5,7 @@ A request that is dispatched is OPENed in the spool before a worker sees it and 
 goes to the client. One that is refused before that leaves a note.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -62,6 +62,7 @@ class MeterRecord:
         self._call = call
         self._worker = ""
         self._attempts = 0
+        self._opened: Awaitable[None] | None = None
         self._tracker: UsageTracker | None = None
         self._settled: MeterEvent | None = None
         self._progress_tokens = 0
@@ -101,12 +102,20 @@ class MeterRecord:
         if self._attempts == 1:
             self._tracker = UsageTracker(self.request.n)
             try:
-                self._metering.spool.open(
+                self._opened = self._metering.spool.open(
                     self._event(Outcome.INTERRUPTED, Outcome.INTERRUPTED.status, Flag.INTERRUPTED)
                 )
             except StoreUnavailable as error:
-                raise Refused(Outcome.SPOOL_UNAVAILABLE, f"Usage cannot be recorded here now: {error}") from error
+                raise _unrecordable(error) from error
         return self._call.id
+
+    async def opened(self) -> None:
+        """Return once it is durable that this request was dispatched; nothing may be delivered before."""
+        assert self._opened is not None, "a request is dispatched before anything is delivered"
+        try:
+            await self._opened
+        except StoreUnavailable as error:
+            raise _unrecordable(error) from error
 
     def observe(self, frames: bytes) -> None:
         """Take frames that arrived from the engine."""
@@ -177,6 +186,10 @@ class MeterRecord:
             reasoning_tokens=self.delivered.reasoning,
             undelivered_tokens=max(0, self.seen.completion - self.delivered.completion),
         )
+
+
+def _unrecordable(error: StoreUnavailable) -> Refused:
+    return Refused(Outcome.SPOOL_UNAVAILABLE, f"Usage cannot be recorded here now: {error}", retry_after_s=5)
 
 
 def _ending(error: BaseException | None) -> tuple[Outcome, int]:

@@ -91,12 +91,16 @@ class FileSpool:
         """Whether a request may be dispatched: the last commit succeeded and there is room in the disk budget."""
         return not self._has_failed and not self.is_full
 
-    def open(self, event: MeterEvent) -> None:
+    def open(self, event: MeterEvent) -> asyncio.Future[None]:
         if self._has_failed:
             raise StoreUnavailable(STORE, "the last write to its disk failed")
         if self.is_full:
             raise StoreUnavailable(STORE, f"its {self._bytes_max} bytes are full of events not yet in the Journal")
-        self._append(_Entry(encode_open(event, self._now_ms()), lambda backlog: backlog.opened(event.id)))
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        durable.add_done_callback(_look_at)
+        data = encode_open(event, self._now_ms())
+        self._append(_Entry(data, lambda backlog: backlog.opened(event.id), waiter=durable))
+        return durable
 
     def progress(self, event_id: str, usage: Usage) -> None:
         data = encode_progress(event_id, usage, self._now_ms())
@@ -210,6 +214,12 @@ class FileSpool:
         self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._commit)
         if not had_failed:
             log.error("spool_disk_failed", folder=self.folder.name, error=str(error))
+
+
+def _look_at(durable: asyncio.Future[None]) -> None:
+    """Spare asyncio the complaint about an error nobody asked for: a request may end before it asks."""
+    if not durable.cancelled():
+        durable.exception()
 
 
 def _closing(event: MeterEvent, waiter: asyncio.Future[None] | None = None) -> _Entry:

@@ -37,4 +37,4 @@ async def test_requests_without_a_byte_go_elsewhere_and_streams_end_with_an_erro
         assert event["outcome"] == ("completed" if ending.is_finished else "upstream_failed")
     retried = [event for event in events.values() if event["attempts"] > 1]
     assert all(event["outcome"] == "completed" for event in retried)
-    assert gateway.ready_workers() == ["worker-2"]
+    gateway.wait_until("rid of the dead worker", lambda: gateway.ready_workers() == ["worker-2"], 5)
