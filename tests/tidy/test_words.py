@@ -11,7 +11,7 @@ REGISTRIES = re.compile(
 )
 TORCH_INDEX = "download.py" + "torch.org"
 TORCH_INDEX_MAY_BE_IN = {
-    "requirements/find-links"
+    "requirements/sources"
 }  # registries have no CPU build of PyTorch, so its own index is named
 LEFTOVERS = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
 BARE_SILENCE = re.compile(r"#\s*noqa(?!: ?[A-Z]+\d)|#\s*type: ignore(?!\[)|#\s*fmt: ?off")
