@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from gateway.control import keys, models, tenants
+from gateway.control.names import NAME_CHARS_MAX
 from gateway.core.directory import ServiceClass
 from gateway.core.roster import Beat
 from gateway.planes import plane_app
@@ -16,8 +17,6 @@ from gateway.ports.directory import DirectoryStore
 from gateway.ports.roster import Roster
 
 PREFIX = "/admin/v1"
-NAME_CHARS_MAX = 200
-
 _Name = Annotated[str, Field(max_length=NAME_CHARS_MAX)]
 
 

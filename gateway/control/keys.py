@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+from gateway.control.names import check_name
 from gateway.core.directory import Key
 from gateway.core.ids import digest, new_secret, time_sorted_id
 from gateway.errors import InvalidInput, NotFoundError
@@ -24,12 +25,12 @@ def create_key(
     """
     Create a key; gives it and its secret. Within a second all gateways know it.
 
-    Raises NotFoundError for an unknown tenant, InvalidInput for an expiry that is past.
+    Raises NotFoundError for an unknown tenant, InvalidInput for an expiry that is past or a name that cannot be.
     """
     if expires_ms is not None and expires_ms <= now_ms:
         raise InvalidInput("The key would expire in the past. Choose a later time, or none.")
-    if not project.strip():
-        raise InvalidInput(f"A key needs a project; leave it out for {PROJECT!r}.")
+    check_name("A key's project", project)
+    check_name("A key's name", name or PROJECT)
     secret = new_secret()
     key = Key(
         id=time_sorted_id("key", now_ms),

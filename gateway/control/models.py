@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from gateway.control.names import check_name
 from gateway.core.directory import Model
-from gateway.errors import AlreadyExists, InvalidInput, NotFoundError
+from gateway.errors import AlreadyExists, NotFoundError
 from gateway.ports.directory import DirectoryStore
 
 
@@ -11,10 +12,10 @@ def declare_model(store: DirectoryStore, name: str, pool: str, *, now_ms: int) -
     """
     Let clients ask for *name*, served by the workers of *pool*. Idempotent; brings a retired model back.
 
-    Raises AlreadyExists if another pool serves it, InvalidInput for an empty name.
+    Raises AlreadyExists if another pool serves it, InvalidInput for a name that cannot be.
     """
-    if not name.strip() or not pool.strip():
-        raise InvalidInput("A model needs a name and a pool.")
+    check_name("A model's name", name)
+    check_name("A pool's name", pool)
     known = store.model(name)
     if known and not known.is_retired:
         if known.pool != pool:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from dataclasses import replace
 
+from gateway.control.names import check_name
 from gateway.core.directory import ServiceClass, Tenant
 from gateway.errors import InvalidInput, NotFoundError
 from gateway.ports.directory import DirectoryStore
@@ -22,8 +23,7 @@ def create_tenant(
     classes = [known.label for known in ServiceClass]
     if service_class not in classes:
         raise InvalidInput(f"There is no service class {service_class!r}. Choose one of {', '.join(classes)}.")
-    if not name.strip():
-        raise InvalidInput("A tenant needs a name.")
+    check_name("A tenant's name", name)
     identity = tenant_id if tenant_id is not None else _slug(name)
     if not ID_FORM.fullmatch(identity):
         form = "1 to 63 of a-z, 0-9 and -, such as acme-gmbh"

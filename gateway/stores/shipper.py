@@ -48,13 +48,13 @@ class Shipper:
         self.shipped_events = 0
         self.replayed_events = 0
         self.recovered_events = 0
-        self.quarantined_segments = 0
         self.torn_bytes = 0
         self._spool = spool
         self._journal = journal
         self._interval_s = interval_s
         self._batch = batch
         self._adopt_every_s = adopt_every_s
+        self._quarantined_of_others = 0
         self._adopted: list[AdoptedSpool] = []
         self._readings: deque[EngineReading] = deque(maxlen=READINGS_MAX)
         self._is_shipping = True
@@ -89,6 +89,11 @@ class Shipper:
     def notes_dropped(self) -> int:
         """Denials that were not recorded because the spool's disk failed or was full."""
         return self._spool.notes_dropped
+
+    @property
+    def quarantined_segments(self) -> int:
+        """Segments that were damaged in the middle: files kept for a person, some of their records unreadable."""
+        return self._quarantined_of_others + self._spool.quarantined_segments
 
     async def start(self) -> None:
         """Take over what dead processes left, so that the backlog is true from now on, and begin shipping."""
@@ -135,12 +140,13 @@ class Shipper:
             try:
                 await step()
                 backoff_s = BACKOFF_S_MIN
-            except StoreUnavailable as error:
-                log.warning("journal_unavailable", step=name, error=str(error), backlog_events=self.backlog_events)
+            except Exception as error:  # the supervisor of these loops: events must go on being shipped
+                self._is_shipping = False
                 wait_s, backoff_s = backoff_s, min(2 * backoff_s, BACKOFF_S_MAX)
-            except Exception:
-                log.exception("shipper_step_failed", step=name)
-                wait_s, backoff_s = backoff_s, min(2 * backoff_s, BACKOFF_S_MAX)
+                if isinstance(error, StoreUnavailable):
+                    log.warning("journal_unavailable", step=name, error=str(error), backlog_events=self.backlog_events)
+                else:
+                    log.exception("shipper_step_failed", step=name)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
 
@@ -160,7 +166,6 @@ class Shipper:
             try:
                 await self._in_thread(self._journal.append_readings, batch)
             except StoreUnavailable:
-                self._is_shipping = False
                 room = READINGS_MAX - len(self._readings)
                 self._readings.extendleft(reversed(batch[-room:] if room else []))
                 raise
@@ -174,7 +179,7 @@ class Shipper:
                 log.warning("spool_not_recovered", folder=adopted.folder.name, error=str(error))
                 continue
             self._adopted.remove(adopted)
-            self.quarantined_segments += adopted.quarantined_segments
+            self._quarantined_of_others += adopted.quarantined_segments
             self.torn_bytes += adopted.torn_bytes
 
     async def _ship_orphan(self, adopted: AdoptedSpool) -> None:
@@ -189,11 +194,7 @@ class Shipper:
         self._adopted.extend(found)
 
     async def _append(self, events: Sequence[MeterEvent]) -> int:
-        try:
-            new = await self._in_thread(self._journal.append, events)
-        except StoreUnavailable:
-            self._is_shipping = False
-            raise
+        new = await self._in_thread(self._journal.append, events)
         self._is_shipping = True
         self.shipped_events += len(events)
         self.replayed_events += len(events) - new

@@ -21,7 +21,7 @@ from gateway.core.usage import MeterEvent, Usage
 from gateway.errors import StoreUnavailable
 from gateway.stores.spool_backlog import Backlog, Segment
 from gateway.stores.spool_format import Closed, encode_close, encode_open, encode_progress, scan
-from gateway.stores.spool_writer import SegmentWriter, make_locked_folder, segment_path
+from gateway.stores.spool_writer import SegmentWriter, keep_aside, make_locked_folder, segment_path
 
 STORE = "spool"
 IDLE_COMMIT_S = 0.005  # the longest that a record nobody waits for stays in memory
@@ -66,6 +66,7 @@ class FileSpool:
         self.folder, self._lock = make_locked_folder(root, gateway_id)
         self.backlog = Backlog(memory_events_max)
         self.notes_dropped = 0
+        self.quarantined_segments = 0
         self._bytes_max = bytes_max
         self._interval_s = commit_interval_ms / 1000
         self._now_ms = now_ms
@@ -130,9 +131,14 @@ class FileSpool:
         return [entry.event for entry in self._pending if entry.event]
 
     def read_closed(self, segment: Segment) -> list[MeterEvent]:
-        """Read a sealed segment's events from its file. Blocking; raises OSError."""
-        records = scan(segment_path(self.folder, segment.number).read_bytes()).records
-        return [record.event for record in records if isinstance(record, Closed)]
+        """Read a sealed segment's events from its file; a damaged one is kept aside. Blocking; raises OSError."""
+        path = segment_path(self.folder, segment.number)
+        found = scan(path.read_bytes())
+        if found.damage or found.torn_bytes:
+            log.error("spool_segment_damaged", segment=str(path), damage=found.damage, torn_bytes=found.torn_bytes)
+            keep_aside(path)
+            self.quarantined_segments += 1
+        return [record.event for record in found.records if isinstance(record, Closed)]
 
     def shipped(self, segment: Segment, count: int) -> None:
         """Note that the first *count* events of *segment* are in the Journal; deletes files that nobody needs now."""

@@ -16,9 +16,7 @@ import structlog
 from gateway.core.outcome import Outcome
 from gateway.core.usage import Flag, MeterEvent, Usage
 from gateway.stores.spool_format import CLOSE, OPEN, Closed, Opened, Record, Scan, scan
-from gateway.stores.spool_writer import LOCK_NAME, SEGMENT_SUFFIX
-
-QUARANTINE = ".quarantine"  # under the spool's root; damaged segments are kept there for a person to look at
+from gateway.stores.spool_writer import LOCK_NAME, SEGMENT_SUFFIX, keep_aside
 
 log = structlog.get_logger()
 
@@ -93,9 +91,7 @@ class AdoptedSpool:
     def discard(self) -> None:
         """Remove the folder; to be called once all its events are in the Journal. Damaged segments are kept aside."""
         for path in self._damaged:
-            aside = self.folder.parent / QUARANTINE / f"{self.folder.name}-{path.stem}.bad"
-            aside.parent.mkdir(mode=0o700, exist_ok=True)
-            path.rename(aside)
+            keep_aside(path)
         for path in self._segments:
             path.unlink(missing_ok=True)
         (self.folder / LOCK_NAME).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The spool's folder and the file being written in it. Used by the spool's writer thread alone, once made."""
+"""The spool's folder on disk, and the file being written in it."""
 
 import fcntl
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 LOCK_NAME = "lock"
 SEGMENT_SUFFIX = ".seg"
+QUARANTINE = ".quarantine"  # under the spool's root
 
 
 def make_locked_folder(root: Path, gateway_id: str) -> tuple[Path, int]:
@@ -41,8 +42,21 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"{number:08d}{SEGMENT_SUFFIX}"
 
 
+def keep_aside(segment: Path) -> None:
+    """Keep a damaged segment for a person to look at, whatever becomes of its folder. Raises OSError."""
+    folder = segment.parent
+    aside = folder.parent / QUARANTINE / f"{folder.name}-{segment.stem}.bad"
+    aside.parent.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        aside.hardlink_to(segment)
+
+
 class SegmentWriter:
-    """Appends durably to numbered segments; a new one begins when the current one has *segment_bytes*."""
+    """
+    Appends durably to numbered segments; a new one begins when the current one has *segment_bytes*.
+
+    Used by the spool's writer thread alone.
+    """
 
     def __init__(self, folder: Path, segment_bytes: int) -> None:
         self._folder = folder

@@ -103,3 +103,20 @@ def test_a_retired_model_can_come_back_in_another_pool(directory):
 def test_what_is_not_there_is_named(directory, verb):
     with pytest.raises(NotFoundError, match="'ghost'"):
         verb(directory, "ghost")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b", "a\nb", "\ud800", "x" * 201])
+def test_a_name_that_a_database_or_a_terminal_would_choke_on_is_refused(directory, name):
+    create_tenant(directory, "Acme")
+    for declare in (
+        lambda: create_tenant(directory, name, tenant_id="a"),
+        lambda: create_key(directory, "acme", now_ms=1, project=name),
+        lambda: create_key(directory, "acme", now_ms=1, name=name or "\n"),
+        lambda: declare_model(directory, name, "pool", now_ms=1),
+        lambda: declare_model(directory, "model", name, now_ms=1),
+    ):
+        with pytest.raises(InvalidInput, match="printable"):
+            declare()
+    assert len(directory.tenants()) == 1
+    assert not directory.keys(None)
+    assert not directory.models()

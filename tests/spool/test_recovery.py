@@ -9,8 +9,8 @@ import pytest
 
 from gateway.core.usage import Usage
 from gateway.stores.spool_format import encode_close, encode_open, encode_progress
-from gateway.stores.spool_recovery import QUARANTINE, adopt
-from gateway.stores.spool_writer import make_locked_folder
+from gateway.stores.spool_recovery import adopt
+from gateway.stores.spool_writer import QUARANTINE, make_locked_folder
 from tests.meter_events import event, opened
 
 

@@ -9,8 +9,8 @@ from gateway.errors import StoreUnavailable
 from gateway.ports.journal import EngineReading
 from gateway.stores.shipper import READINGS_MAX, Shipper
 from gateway.stores.spool import FileSpool
-from gateway.stores.spool_format import encode_close
-from gateway.stores.spool_recovery import QUARANTINE
+from gateway.stores.spool_format import encode_close, scan
+from gateway.stores.spool_writer import QUARANTINE
 from tests.meter_events import event, opened
 from tests.spool.test_recovery import abandoned, flipped
 from tests.spool.test_spool import segments
@@ -74,6 +74,21 @@ async def test_a_long_outage_is_not_held_in_memory(make, sql):
     assert sql.ids() == [event(number).id for number in range(600)]
     await stop(spool, shipper)
     assert not spool.folder.exists()
+
+
+async def test_a_file_that_rots_while_the_journal_is_away_is_kept_aside_and_the_rest_arrives(make, sql, root):
+    spool, shipper = await make(memory_events_max=1)
+    with sql.away():
+        for number in range(60):
+            await spool.close(event(number))
+        second = sorted(segments(spool))[1]
+        lost = scan(second.read_bytes()).records[0].event.id
+        second.write_bytes(flipped(second.read_bytes(), 100))
+    await until(lambda: not shipper.backlog_events)
+    assert set(sql.ids()) == {event(number).id for number in range(60)} - {lost}
+    assert shipper.quarantined_segments == 1
+    assert len(list((root / QUARANTINE).iterdir())) == 1
+    await stop(spool, shipper)
 
 
 async def test_replays_are_counted_and_change_nothing(make, sql):
