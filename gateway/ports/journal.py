@@ -20,9 +20,9 @@ class Spool(Protocol):
 
         If this process dies before `close`, whoever recovers the spool settles the event at its last progress, as
         `interrupted`. Raises StoreUnavailable at once if the disk cannot take it: then the request must not be
-        dispatched. What it gives may be awaited until the note is durable (raises StoreUnavailable if the disk fails): before that
-        nothing may reach the client, or a crash could make tokens that were delivered vanish from the books. The disk
-        works while the engine does, so the wait is over before there is anything to deliver.
+        dispatched. What it gives may be awaited until the note is durable (raises StoreUnavailable if the disk
+        fails): before that nothing may reach the client, or a crash could make delivered tokens vanish from the books.
+        The disk works while the engine does, so the wait is over before there is anything to deliver.
         """
 
     def progress(self, event_id: str, usage: Usage) -> None:
