@@ -188,6 +188,7 @@ class RedisQueue:
                     await self._exchange()
                 except RedisConnectionError:  # a connection may have died unnoticed: a fresh one gets a chance
                     self._is_in_doubt = True
+                    await self._line.drop_idle_connections()
                     await self._exchange()
         except StoreUnavailable as error:
             self._lose(error.reason)

@@ -79,6 +79,10 @@ class RedisLine:
         epoch, *ticket_ids = str(popped[1]).split()
         return ticket_ids if int(epoch) == self._epoch else []  # the claim of a newer epoch told what came of them
 
+    async def drop_idle_connections(self) -> None:
+        """Have the next call open a connection: one of them died, so others may have and not know it."""
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
+
     async def _call(self, verb: str, *args: str | int) -> Answer | None:
         header = (self.owner, self._epoch, self._lease_ms)
         status, *said = await _VERBS[verb].run(self._redis, self._keys, (*header, *args))

@@ -66,6 +66,32 @@ async def test_a_tenant_that_returns_has_earned_no_credit_by_its_absence(make_qu
     assert order == ["busy-4", "busy-5", "late-0", "busy-6", "late-1", "busy-7", "late-2"]
 
 
+async def test_a_tenant_that_had_the_slots_to_itself_owes_one_turn_and_no_more(make_queue):
+    """While nobody else waits, being served costs nothing against those who come later."""
+    queue, log = await make_queue(slots=1), asyncio.Queue()
+    for n in range(5):
+        async with queue.slot(ticket(f"alone-{n}", "early")):
+            pass
+    holder = Visitor(queue, ticket("holder", "nobody", INTERACTIVE))
+    await holder.admitted.wait()
+    visitors = await enter_in_order(queue, [ticket(f"late-{n}", "late") for n in range(3)], log)
+    visitors += await enter_in_order(queue, [ticket(f"early-{n}", "early") for n in range(3)], log)
+    await holder.leave()
+    assert await handed_on(log, visitors) == ["late-0", "late-1", "early-0", "late-2", "early-1", "early-2"]
+
+
+async def test_a_ticket_that_hangs_up_costs_its_tenant_nothing(make_queue):
+    queue, log = await make_queue(slots=1), asyncio.Queue()
+    holder = Visitor(queue, ticket("holder", "nobody", INTERACTIVE))
+    await holder.admitted.wait()
+    hasty = await enter_in_order(queue, [ticket(f"hasty-{n}", "hasty") for n in range(4)], log)
+    patient = await enter_in_order(queue, [ticket(f"patient-{n}", "patient") for n in range(2)], log)
+    for visitor in hasty[:3]:
+        await visitor.cancel()
+    await holder.leave()
+    assert await handed_on(log, [hasty[3], *patient]) == ["hasty-3", "patient-0", "patient-1"]
+
+
 async def test_a_full_line_refuses_and_says_when_to_come_again(make_queue):
     queue = await make_queue(slots=1, waiting_max=2)
     visitors = await enter_in_order(queue, [ticket(f"t{n}") for n in range(3)])

@@ -8,7 +8,7 @@
 --       5 owners   sorted set  owner -> when its lease ends, in ms
 --       6 epochs   hash        owner -> the epoch of its last claim
 --       7…         sorted set  per class, the round: number of a backlogged tenant's first ticket, tenant -> counter
---       …          sorted set  per class, tenants that are not backlogged and still ahead of the floor -> counter
+--       …          sorted set  per class, the counters of tenants that were served out and are ahead of the floor
 -- The list <pool>:wake:<owner> holds "epoch id id …" for tickets that another owner's call granted. Its name cannot be
 -- declared, for who is woken is decided here; it has the same hash tag, which is what Redis Cluster needs.
 --
@@ -64,13 +64,12 @@ end
 
 -- Put a ticket behind its tenant's others; lift the tenant if it returns.
 local function join(id, ticket)
-  local round, idle = round_of(ticket.class), idle_of(ticket.class)
+  local round = round_of(ticket.class)
   ticket.number = string.format('%0' .. DIGITS .. 'd', redis.call('HINCRBY', POOL, 'entered', 1))
   if not first_of(ticket.class, ticket.tenant) then
     local smallest = redis.call('ZRANGE', round, 0, 0, 'WITHSCORES')[2]
       or redis.call('HGET', POOL, 'floor:' .. ticket.class) or 0
-    local own = redis.call('ZSCORE', idle, ticket.tenant) or 0
-    redis.call('ZREM', idle, ticket.tenant)
+    local own = redis.call('ZSCORE', idle_of(ticket.class), ticket.tenant) or 0
     redis.call('ZADD', round, math.max(tonumber(smallest), tonumber(own)), ticket.number .. ticket.tenant)
   end
   redis.call('ZADD', WAITING, 0, place(id, ticket))
