@@ -28,8 +28,8 @@ class AdmissionQueue(Protocol):
         """
         Hold one slot while the block runs; wait in line for it first.
 
-        Entering is atomic with every other enter, leave and grant, and idempotent by `ticket.id`. It blocks until the
-        slot is granted. Cancelling it at any instant, the instant of the grant included, leaves neither ticket nor slot
+        Entering is atomic with every other enter, leave and grant. An id is one request's: a store that hears of it twice
+        keeps one ticket. It blocks until the slot is granted. Cancelling it at any instant, the instant of the grant included, leaves neither ticket nor slot
         behind. Leaving the block frees the slot and grants it to the next ticket in the same step.
 
         Raises Refused(QUEUE_FULL) if the line is full, StoreUnavailable if the store does not answer within its limit

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from gateway.core.scheduling import DrainRate, Line, Ticket, line_full
-from gateway.errors import StoreUnavailable
+from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.queue import Occupancy
 
 
@@ -102,7 +102,7 @@ class MemoryQueue:
                 self._granted += 1
                 granted.set_result(None)
 
-    def _refusal(self) -> Exception:
+    def _refusal(self) -> Refused:
         retry_after_s = self._drain.retry_after_s(self._clock(), self._granted, len(self._line))
         return line_full(self.pool, self._waiting_max, retry_after_s)
 
