@@ -28,9 +28,10 @@ class AdmissionQueue(Protocol):
         """
         Hold one slot while the block runs; wait in line for it first.
 
-        Entering is atomic with every other enter, leave and grant. An id is one request's: a store that hears of it twice
-        keeps one ticket. It blocks until the slot is granted. Cancelling it at any instant, the instant of the grant included, leaves neither ticket nor slot
-        behind. Leaving the block frees the slot and grants it to the next ticket in the same step.
+        Entering is atomic with every other enter, leave and grant. An id is one request's: a store that hears of it
+        twice keeps one ticket. It blocks until the slot is granted. Cancelling it at any instant, the instant of the
+        grant included, leaves neither ticket nor slot behind. Leaving the block frees the slot and grants it to the
+        next ticket in the same step.
 
         Raises Refused(QUEUE_FULL) if the line is full, StoreUnavailable if the store does not answer within its limit
         (also while waiting: the ticket is then gone here and is reaped there).
