@@ -25,7 +25,7 @@ class _BeatBody(BaseModel):
 
     pool: str = Field(min_length=1, max_length=200)
     models: tuple[str, ...] = Field(min_length=1)
-    url: str = Field(pattern=r"^https?://[^/?#]+$")
+    url: str = Field(pattern=r"^(https?://[^/?#]+)?$")  # empty until the engine has a port
     state: WorkerState
     engine_key: str = Field("", pattern=r"^[!-~]*$", repr=False)
     running: int = Field(0, ge=0)
