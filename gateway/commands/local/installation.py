@@ -66,7 +66,7 @@ class Installation:
         async with GatewayClient(place.url, self.credentials.admin_token) as client:
             with self.steps.step(f"gateway on {place.url}"):
                 await _wait(client.is_live, [gateway], GATEWAY_START_S_MAX)
-            with self.steps.step(f"{self.workers} worker(s): the engine loads the model and warms up"):
+            with self.steps.step(f"workers: {self.workers}, each with its engine"):
                 await _wait(_Watch(client, self.workers, self.steps).are_ready, [gateway, *agents], None)
             with self.steps.step("first request"):
                 answer = await client.chat(chat_body(place.model), self.credentials.api_key)

@@ -1,7 +1,11 @@
 """What is printed when everything runs: a key, and two ways to use it that work as printed."""
 
 import json
+import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 from gateway.commands.local.home import Place
@@ -26,7 +30,7 @@ print(answer.choices[0].message.content)
 print(answer.usage)
 
   Logs: {home}/logs   Secrets: {home}/credentials.json
-  Status: sluice status{option}   Usage: sluice report usage{option}
+  Status: {sluice} status{option}   Usage: {sluice} report usage{option}
   Ctrl-C stops everything; what is there is kept for the next start.
 """
 PROMPT = "Hello! Who are you?"
@@ -60,8 +64,18 @@ def welcome(place: Place, key: str, home: str) -> str:
         prompt=PROMPT,
         max_tokens=MAX_TOKENS,
         home=home,
+        sluice=_sluice(),
         option="" if home == ".sluice" else f" --home {shlex.quote(home)}",
     )
+
+
+def _sluice() -> str:
+    """Give the command as it can be typed here: by its name if that is on the PATH, else by its path."""
+    own = Path(sys.executable).with_name("sluice")
+    found = shutil.which("sluice")
+    if found and Path(found) == own:
+        return "sluice"
+    return shlex.quote(os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own))
 
 
 def proof(answer: dict[str, Any]) -> str:
