@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 from pydantic import BaseModel
 
@@ -73,20 +73,21 @@ def calls(line: str) -> Iterator[list[str]]:
 
 def is_call(words: list[str]) -> bool:
     """Tell whether *words* name a verb that there is, with options that it has."""
-    command: click.Command = typer.main.get_command(app)
-    options = set()
+    command = typer.main.get_command(app)
     for word in words:
-        options |= {option for parameter in command.params for option in parameter.opts}
-        if isinstance(command, click.Group) and not word.startswith("-"):
-            if word not in command.commands:
-                return word in {"…", "VERB"}
-            command = command.commands[word]
-        elif word.startswith("--") and word.split("=")[0] not in {"--help", *options, *_options(command)}:
-            return False
+        if word.startswith("--"):
+            if word.split("=")[0] not in {"--help", *_options(command)}:
+                return False
+        elif hasattr(command, "get_command"):
+            if word == "…":
+                return True
+            command = command.get_command(None, word)
+            if command is None:
+                return False
     return True
 
 
-def _options(command: click.Command) -> set[str]:
+def _options(command: Any) -> set[str]:
     return {option for parameter in command.params for option in parameter.opts}
 
 

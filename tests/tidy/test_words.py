@@ -10,9 +10,7 @@ REGISTRIES = re.compile(
     "|".join(re.escape(host) for host in ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.", "yarn" + "pkg.com"))
 )
 TORCH_INDEX = "download.py" + "torch.org"
-TORCH_INDEX_MAY_BE_IN = {
-    "requirements/sources"
-}  # registries have no CPU build of PyTorch, so its own index is named
+TORCH_INDEX_MAY_BE_IN = {"requirements/sources"}  # registries have no CPU build of PyTorch, so its own index is named
 LEFTOVERS = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
 BARE_SILENCE = re.compile(r"#\s*noqa(?!: ?[A-Z]+\d)|#\s*type: ignore(?!\[)|#\s*fmt: ?off")
 SKIP = re.compile(r"(?:mark\.(?:skipif|skip|xfail)|pytest\.(?:skip|xfail))\b(?!\w)")
