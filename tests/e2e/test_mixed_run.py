@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import openai
 import pytest
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]  # two engines start within it
 
 REQUESTS = 320
 ABORTS = 64

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.vllm, pytest.mark.node]
+pytestmark = [pytest.mark.vllm, pytest.mark.node, pytest.mark.timeout(600)]  # two engines start within it
 
 FOLDER = Path(__file__).parents[1] / "node"
 
