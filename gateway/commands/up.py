@@ -16,6 +16,7 @@ from gateway.commands.local.installation import Installation
 from gateway.commands.local.listening import choose_port
 from gateway.commands.local.preflight import TINY, Plan, is_folder, preflight
 from gateway.commands.local.programs import Served
+from gateway.commands.local.redis_server import redis_executable
 from gateway.commands.local.steps import Steps
 from gateway.commands.local.welcome import welcome
 from gateway.errors import InvalidInput, StartFailed
@@ -62,6 +63,8 @@ def _prepare(
     steps = Steps(console)
     with steps.step("checks: port, model, packages, memory, disk"):
         preflight(plan)
+        if not settings.redis_url:
+            redis_executable()
     with steps.step(f"model {plan.model}"):
         served = _model(plan, max_num_seqs, engine_args)
     with steps.step("database"):

