@@ -88,8 +88,10 @@ def test_each_event_has_the_tokens_its_client_was_given(run):
     for event_id, answer in run["answers"].items():
         event, seen = run["events"][event_id], answer.usage
         assert (event["prompt_tokens"], event["completion_tokens"]) == (seen.prompt, seen.completion), event
-        assert event["flag"] == ("exact" if answer.is_complete else "delivered"), event
-        assert event["outcome"] == ("completed" if answer.is_complete else "client_gone"), event
+        # The event is closed before [DONE] leaves: a client that goes between the two has had everything that is billed.
+        has_all = answer.is_complete or b'"choices":[]' in answer.body
+        assert event["flag"] == ("exact" if has_all else "delivered"), event
+        assert event["outcome"] == ("completed" if has_all else "client_gone"), event
 
 
 def test_the_report_is_the_sum_of_what_clients_were_given(run, real):
