@@ -6,17 +6,23 @@ latency, so that the gateway is busy; CPU time is the operating system's account
 """
 
 import asyncio
+import json
 import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from tests.bench.load import Load, run_load
 from tests.servers.installation import Installation
+from tests.servers.process import Process
 from tests.servers.redis_server import RedisServer
 
 PLAIN = {"model": "tiny", "messages": [{"role": "user", "content": "river " * 100}], "max_tokens": 1}
 STREAM = PLAIN | {"max_tokens": 200, "stream": True, "ignore_eos": True}
+SIM = ("--inter-token-ms=5", "--prefill-tokens-per-s=10000000")
 RUNS = 5
 PLAIN_REQUESTS, PLAIN_AT_ONCE = 1500, 32
 STREAM_REQUESTS, STREAM_AT_ONCE = 100, 50
@@ -32,12 +38,12 @@ def measure(folder: Path) -> dict[str, float]:
     try:
         gateway = installation.add_gateway()
         key = installation.declare()
-        worker = installation.add_worker("sim", "--max-num-seqs", "256", *ENGINE)
+        worker = installation.add_worker("sim", "--max-num-seqs", "256", *(f"--engine-arg={option}" for option in SIM))
         worker.wait_ready(30)
-        engine = gateway.workers()[0]["url"]
         process = psutil.Process(gateway.pid)
         asyncio.run(run_load(gateway.url, key, PLAIN, requests=300, at_once=8))  # warm-up
-        runs = [_one_run(process, gateway.url, engine, key) for _ in range(RUNS)]
+        with _bare_engine(folder) as engine:
+            runs = [_one_run(process, gateway.url, engine, key) for _ in range(RUNS)]
     finally:
         installation.close()
         redis.kill()
@@ -46,7 +52,16 @@ def measure(folder: Path) -> dict[str, float]:
     }
 
 
-ENGINE = ("--engine-arg=--inter-token-ms=5", "--engine-arg=--prefill-tokens-per-s=10000000")
+@contextmanager
+def _bare_engine(folder: Path) -> Iterator[str]:
+    """Run an engine like the worker's with nothing in front of it; gives its URL."""
+    engine = Process("engine", [sys.executable, "-m", "workers.engines.sim", *SIM], folder / "engine.log")
+    engine.spawn()
+    try:
+        engine.wait_until("listening", lambda: engine.tail(1), 10)
+        yield json.loads(engine.tail(1))["url"]
+    finally:
+        engine.kill()
 
 
 def _one_run(process: psutil.Process, url: str, engine: str, key: str) -> dict[str, float]:

@@ -88,7 +88,7 @@ def test_each_event_has_the_tokens_its_client_was_given(run):
     for event_id, answer in run["answers"].items():
         event, seen = run["events"][event_id], answer.usage
         assert (event["prompt_tokens"], event["completion_tokens"]) == (seen.prompt, seen.completion), event
-        # The event is closed before [DONE] leaves: a client that goes between the two has had everything that is billed.
+        # The event is closed before [DONE] leaves: a client that goes between the two has had all that is billed.
         has_all = answer.is_complete or b'"choices":[]' in answer.body
         assert event["flag"] == ("exact" if has_all else "delivered"), event
         assert event["outcome"] == ("completed" if has_all else "client_gone"), event
