@@ -29,10 +29,10 @@ log = structlog.get_logger()
 
 
 def serve(
-    home: Annotated[Path | None, typer.Option(help="Where spool and snapshot are kept. [default: .sluice]")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8080]")] = None,
-    config: Annotated[Path | None, typer.Option(help="A sluice.yaml. [default: ./sluice.yaml, if there]")] = None,
+    home: Annotated[Path | None, typer.Option(help="Where spool and snapshot are kept. Default: .sluice.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. Default: 8080.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A sluice.yaml. Default: ./sluice.yaml, if there.")] = None,
 ) -> None:
     """
     Run one gateway. Everything else is set by sluice.yaml or SLUICE_* variables: see docs/operators.md.
