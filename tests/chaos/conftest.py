@@ -9,9 +9,9 @@ SIM = ("--max-num-seqs", "16", "--engine-arg=--inter-token-ms=5", "--engine-arg=
 
 
 @pytest.fixture
-def installation(tmp_path, redis_server):
+def installation(tmp_path, redis_url):
     """Redis and SQLite, no gateway and no worker yet."""
-    installation = Installation(tmp_path / "home", redis_url=redis_server.url)
+    installation = Installation(tmp_path / "home", redis_url=redis_url)
     yield installation
     installation.close()
 

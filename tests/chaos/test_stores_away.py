@@ -21,8 +21,8 @@ def assert_books_are_whole(installation, endings):
 
 @pytest.mark.postgres
 @pytest.mark.timeout(180)
-async def test_thirty_seconds_without_the_database_cost_nothing(tmp_path, redis_server, postgres_server, postgres_url):
-    installation = Installation(tmp_path / "home", redis_url=redis_server.url, database_url=postgres_url)
+async def test_thirty_seconds_without_the_database_cost_nothing(tmp_path, redis_url, postgres_server, postgres_url):
+    installation = Installation(tmp_path / "home", redis_url=redis_url, database_url=postgres_url)
     try:
         gateway = installation.add_gateway()
         key = installation.declare()

@@ -31,12 +31,19 @@ def frames(answer):
     return [json.loads(part[6:]) for part in parts[:-2]]
 
 
+def by_choice(frame):
+    """Give the choice that *frame* belongs to; what belongs to none ends the stream."""
+    choices = frame.get("choices")
+    return choices[0]["index"] if choices else float("inf")
+
+
 def described(answer):
     """Describe *answer* without what may differ: ids, times, texts, and how many tokens share a frame."""
     headers = {name: answer.headers.get(name) for name in HEADERS}
     headers["load"] = re.sub(r"[\d.]+", "N", answer.headers.get("endpoint-load-metrics", ""))
     if answer.headers.get("content-type", "").startswith("text/event-stream"):
-        body = [kind for kind, _ in groupby((shape(frame), key_order(frame)) for frame in frames(answer))]
+        ordered = sorted(frames(answer), key=by_choice)  # how choices take turns is the engine's mood
+        body = [kind for kind, _ in groupby((shape(frame), key_order(frame)) for frame in ordered)]
     elif answer.headers.get("content-type", "").startswith("application/json"):
         body = shape(answer.json()), key_order(answer.json())
     else:

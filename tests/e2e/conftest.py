@@ -4,12 +4,13 @@ import openai
 import pytest
 
 from tests.servers.installation import Installation
+from tests.servers.redis_server import RedisServer
 from tests.servers.tap import tapped
 
 ENGINE_START_S_MAX = 300
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_model(tmp_path_factory):
     """The tiny Qwen3, made on the spot."""
     pytest.importorskip("vllm", reason="the real engine is not installed (extra worker-cpu)")
@@ -18,10 +19,12 @@ def tiny_model(tmp_path_factory):
     return make_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture(scope="session")
-def real(tmp_path_factory, redis_server, tiny_model):
-    """A gateway over Redis and SQLite with two real vLLM workers, a tenant `acme` and its key in `.key`."""
-    installation = Installation(tmp_path_factory.mktemp("real"), redis_url=redis_server.url)
+@pytest.fixture(scope="package")
+def real(tmp_path_factory, tiny_model):
+    """A gateway over a Redis of its own and SQLite, two real vLLM workers, a tenant `acme` and its key in `.key`."""
+    redis = RedisServer(tmp_path_factory.mktemp("redis"))
+    redis.start()
+    installation = Installation(tmp_path_factory.mktemp("real"), redis_url=redis.url)
     gateway = installation.add_gateway()
     installation.key = installation.declare()
     for _ in range(2):
@@ -31,6 +34,7 @@ def real(tmp_path_factory, redis_server, tiny_model):
     assert len(gateway.ready_workers()) == 2
     yield installation
     installation.close()
+    redis.kill()
 
 
 @pytest.fixture

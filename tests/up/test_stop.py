@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def installation(tmp_path, redis_server):
-    installation = Installation(tmp_path / "home", redis_url=redis_server.url)
+def installation(tmp_path, redis_url):
+    installation = Installation(tmp_path / "home", redis_url=redis_url)
     yield installation
     installation.close()
 
@@ -28,7 +28,7 @@ async def test_a_stream_under_way_ends_whole_and_is_billed_when_its_gateway_is_s
     connections = ConnectionPool(connect_timeout_s=5, keep_alive_s=30)
     stream = asyncio.create_task(ask(connections, gateway.url, key, BODY | {"stream": True, "stream_options": COUNTED}))
     async with asyncio.timeout(10):
-        while not gateway.metric("sluice_in_flight_requests"):
+        while not await asyncio.to_thread(gateway.metric, "sluice_in_flight_requests"):
             await asyncio.sleep(0.01)
     stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
     late = await ask(ConnectionPool(connect_timeout_s=5, keep_alive_s=30), gateway.url, key, BODY)
