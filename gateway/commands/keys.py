@@ -8,11 +8,14 @@ import typer
 from gateway.commands.output import Format, print_json, print_record, print_records
 from gateway.commands.records import DatabaseUrl, Home, now_ms, open_database
 from gateway.control.keys import PROJECT, create_key, revoke_key, to_json
-from gateway.core.directory import Key
+from gateway.control.tenants import create_tenant
+from gateway.core.directory import Key, ServiceClass
 from gateway.core.zones import load_zone, local_time, parse_instant
 from gateway.stores.sql import SqlDirectory
 
 COLUMNS = ("id", "tenant", "project", "name", "hint", "created", "expires", "is_revoked")
+
+STANDARD = ServiceClass.STANDARD.label
 
 app = typer.Typer(help="API keys. Gateways follow every change within a second.", no_args_is_help=True)
 
@@ -33,7 +36,7 @@ def list_keys(
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="The id of the tenant that pays.")],
+    tenant: Annotated[str, typer.Option(help="The id of the tenant that pays; made, and said, if there is none.")],
     project: Annotated[str, typer.Option(help="A part of the tenant, for its own accounts.")] = PROJECT,
     name: Annotated[str, typer.Option(help="A note to tell keys apart.")] = "",
     expires: Annotated[
@@ -52,6 +55,9 @@ def create(
         zone = load_zone(settings.zone)
         expires_ms = parse_instant(expires, zone, "expires") if expires else None
         store = SqlDirectory(database)
+        if store.tenant(tenant) is None:
+            create_tenant(store, tenant, tenant_id=tenant)
+            typer.echo(f"There was no tenant {tenant!r}: it was made, of class {STANDARD}.", err=True)
         key, secret = create_key(store, tenant, now_ms=now_ms(), project=project, name=name, expires_ms=expires_ms)
         if output == "json":
             print_json({"key": secret, **to_json(key)})

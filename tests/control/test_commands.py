@@ -75,6 +75,14 @@ def test_a_key_is_printed_once_and_works(migrated, database):
     assert digest(made["key"]) not in listed
 
 
+def test_a_key_for_a_tenant_that_was_not_there_makes_it_and_says_so(migrated, home):
+    verb = [SLUICE, "keys", "create", "--tenant", "bolt", "--format", "json", "--home", str(home)]
+    done = subprocess.run(verb, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["tenant"] == "bolt"
+    assert "'bolt'" in done.stderr
+    assert "bolt" in migrated("tenants", "list")
+
+
 def test_a_key_for_people_stands_on_a_line_of_its_own(migrated):
     first, _, rest = migrated("keys", "create", "--tenant", "acme").partition("\n")
     assert first.startswith("sk-sluice-")
