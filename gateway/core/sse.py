@@ -25,6 +25,15 @@ _USAGE_FRAME = re.compile(rb'data: [^\n]*"choices":\[\],"usage":\{[^\n]*\n\n')
 _CHOICE_USAGE = re.compile(rb'"choices":\[\{"index":(\d+),[^\n]*,"usage":\{[^\n]*?"completion_tokens":(\d+)')
 
 
+# The frame with which a chat stream begins: it says who speaks, and nothing yet.
+_ROLE = b'"delta":{"role":"assistant","content":""}'
+
+
+def has_only_role(frames: bytes) -> bool:
+    """Tell whether *frames* is nothing but the frame that opens a chat stream, before any content."""
+    return frames.count(b"\n\n") == 1 and _ROLE in frames
+
+
 class FrameBuffer:
     """Cuts a byte stream at frame borders. Holds at most one unfinished frame."""
 

@@ -82,11 +82,14 @@ class Edge:
             message = f"Something went wrong here; the operator finds it under the request id {identity}."
             await reply.refuse(Refused(Outcome.BUG, message))
 
+    def _methods(self, path: str) -> dict[str, Any] | None:
+        return {"GET": models.serve_model} if path.startswith(models.PREFIX) else self._paths.get(path)
+
     async def _handle(self, call: Call, reply: Reply) -> None:
         if call.path.startswith(agents.PREFIX):
             await self._agents.serve(call, reply)
             return
-        methods = self._paths.get(call.path)
+        methods = self._methods(call.path)
         if methods is None:
             raise Refused(Outcome.NOT_FOUND, f"There is no {call.path} here.")
         handler = methods.get(call.method)

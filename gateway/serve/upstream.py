@@ -14,7 +14,7 @@ import structlog
 from gateway.core.outcome import Outcome
 from gateway.core.request import ChatRequest
 from gateway.core.routing import WorkerView
-from gateway.core.sse import DONE, ERROR_PREFIX, FrameBuffer
+from gateway.core.sse import DONE, ERROR_PREFIX, FrameBuffer, has_only_role
 from gateway.errors import Refused, WorkerFailed
 from gateway.ports.roster import Roster
 from gateway.serve.wire import Connection, ConnectionBroken, ConnectionPool, TookTooLong
@@ -184,7 +184,9 @@ class Upstream:
         answer = Answer(worker.id, status, is_stream, b"", connection, FrameBuffer(), limit)
         if is_stream:
             answer.body = await answer.read_frames(self._limits.first_byte_timeout_s)
-            if answer.body.startswith(ERROR_PREFIX):
+            if has_only_role(answer.body):  # until there is content, another worker can still take over
+                answer.body += await answer.read_frames(self._limits.first_byte_timeout_s)
+            if ERROR_PREFIX in answer.body:
                 raise WorkerFailed(worker.id, "it reported an error instead of an answer")
         else:
             with _as_worker_failure(worker.id):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sse import DONE, FrameBuffer, UsageTracker, last_usage, strip_usage
+from gateway.core.sse import _ROLE, DONE, FrameBuffer, UsageTracker, has_only_role, last_usage, strip_usage
 from gateway.core.usage import Usage
 
 
@@ -73,6 +73,16 @@ def test_stripping_gives_the_frames_an_engine_sends_without_continuous_usage(con
 def test_usage_in_the_middle_of_a_frame_is_cut_cleanly():
     first = frame("", counts(3, 0), prompt_token_ids=[1, 2])
     assert b'"finish_reason":null}],"prompt_token_ids":[1,2]' in strip_usage(first, keep_final=False)
+
+
+def test_the_opening_frame_is_told_from_content():
+    opening = (
+        b'data: {"id":"1","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    )
+    assert has_only_role(opening)
+    assert not has_only_role(opening + frame("x"))
+    assert not has_only_role(frame(_ROLE.decode()))
+    assert not has_only_role(frame(""))
 
 
 def test_details_are_read_and_may_be_missing():

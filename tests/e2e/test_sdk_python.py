@@ -125,6 +125,9 @@ def test_a_field_only_the_engine_checks_gets_the_engines_own_400(client):
 
 def test_models_are_listed(client):
     assert "tiny" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("Qwen/nope")
 
 
 def test_an_aborted_stream_stops_the_engine(client, real):
