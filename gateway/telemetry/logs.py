@@ -19,7 +19,7 @@ def configure_logs(log_format: str, level: str) -> None:
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(sys.stdout))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Unfailing(sys.stdout))),
         cache_logger_on_first_use=True,
     )
 
