@@ -23,7 +23,7 @@ async def test_twenty_kills_lose_and_double_no_finished_request(installation):
     dice, stop = random.Random(42), asyncio.Event()
     load = asyncio.create_task(keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=1))
     for _ in range(KILLS):
-        await asyncio.sleep(dice.uniform(0.2, 1.0))
+        await asyncio.sleep(dice.uniform(0.3, 1.5))
         gateway.kill()
         await asyncio.to_thread(gateway.start)
     stop.set()

@@ -10,6 +10,7 @@ import structlog
 from workers.agent.status import Status
 
 _BEAT_INTERVAL_S = 1.0  # gateways hold a lease of several beats
+_AWAY_INTERVAL_S = 0.25  # one that comes back knows no worker until it has heard of it, and refuses requests till then
 _TIMEOUT_S = 2.0
 
 log = structlog.get_logger(__name__)
@@ -26,6 +27,7 @@ class Beater:
         self._status = status
         self._changed = asyncio.Event()
         self._trouble = ""
+        self._is_away = False
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -35,7 +37,9 @@ class Beater:
                 self._changed.clear()
                 await self.beat()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), _BEAT_INTERVAL_S)
+                    await asyncio.wait_for(
+                        self._changed.wait(), _AWAY_INTERVAL_S if self._is_away else _BEAT_INTERVAL_S
+                    )
         finally:
             self._status.listeners.discard(self._changed)
 
@@ -44,8 +48,10 @@ class Beater:
         try:
             answer = await self._http.post(f"{self._path}/beat", json=self._status.beat())
         except httpx.HTTPError as error:
+            self._is_away = True
             self._note(f"unreachable ({type(error).__name__})")
             return False
+        self._is_away = False
         self._note(_trouble_in(answer.status_code))
         return answer.is_success
 
