@@ -3,6 +3,7 @@
 import hmac
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -16,6 +17,9 @@ from gateway.serve.authn import bearer
 from gateway.serve.http import Call, Reply
 
 PREFIX = "/internal/v1/workers/"
+# Beats come every second; for reconciliation one reading in ten is enough, and an idle engine needs none.
+READING_INTERVAL_MS = 10_000
+WORKERS_KNOWN_MAX = 10_000  # whose last reading is remembered; ids are new at each start of an agent
 
 
 class _BeatBody(BaseModel):
@@ -59,6 +63,7 @@ class Agents:
         self._lease_s = lease_s
         self._on_reading = on_reading
         self._now_ms = now_ms
+        self._passed_on: dict[str, EngineReading] = {}
 
     async def serve(self, call: Call, reply: Reply) -> None:
         """POST {worker}/beat takes a beat; DELETE {worker} strikes the worker off."""
@@ -84,18 +89,37 @@ class Agents:
         beat = Beat(worker=worker, **_read(body))
         await self._roster.beat(beat)
         if beat.engine_started_ms:
-            self._on_reading(
-                EngineReading(
-                    worker=worker,
-                    pool=beat.pool,
-                    started_ms=beat.engine_started_ms,
-                    read_ms=self._now_ms(),
-                    prompt_tokens=beat.prompt_tokens_total,
-                    completion_tokens=beat.completion_tokens_total,
-                    probe_prompt_tokens=beat.probe_prompt_tokens,
-                    probe_completion_tokens=beat.probe_completion_tokens,
-                )
-            )
+            self._pass_on(_reading(beat, self._now_ms()), is_last=beat.state is WorkerState.DRAINING)
+
+    def _pass_on(self, reading: EngineReading, *, is_last: bool) -> None:
+        """Hand a reading to the Journal if it tells something new and the last one is old enough."""
+        known = self._passed_on.get(reading.worker)
+        if known and not _is_due(known, reading, is_last=is_last):
+            return
+        if len(self._passed_on) >= WORKERS_KNOWN_MAX:
+            self._passed_on.clear()
+        self._passed_on[reading.worker] = reading
+        self._on_reading(reading)
+
+
+def _reading(beat: Beat, now_ms: int) -> EngineReading:
+    return EngineReading(
+        worker=beat.worker,
+        pool=beat.pool,
+        started_ms=beat.engine_started_ms,
+        read_ms=now_ms,
+        prompt_tokens=beat.prompt_tokens_total,
+        completion_tokens=beat.completion_tokens_total,
+        probe_prompt_tokens=beat.probe_prompt_tokens,
+        probe_completion_tokens=beat.probe_completion_tokens,
+    )
+
+
+def _is_due(known: EngineReading, reading: EngineReading, *, is_last: bool) -> bool:
+    if replace(known, read_ms=reading.read_ms) == reading:
+        return False
+    is_another_engine = known.started_ms != reading.started_ms
+    return is_last or is_another_engine or reading.read_ms - known.read_ms >= READING_INTERVAL_MS
 
 
 def _read(body: bytes) -> dict[str, Any]:
