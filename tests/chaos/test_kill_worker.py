@@ -15,7 +15,7 @@ async def test_requests_without_a_byte_go_elsewhere_and_streams_end_with_an_erro
     key = installation.declare()
     start_workers(installation, 2)
     stop = asyncio.Event()
-    load = asyncio.create_task(keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2))
+    load = asyncio.create_task(keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2, tokens_max=300))
     await asyncio.sleep(2)
     installation.workers[0].kill_tree()
     await asyncio.sleep(3)

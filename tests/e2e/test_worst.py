@@ -33,7 +33,9 @@ async def test_twenty_kills_of_the_gateway_lose_and_double_no_finished_request(r
 
 async def test_a_killed_worker_costs_only_streams_that_had_begun(real):
     gateway, stop = real.gateways[0], asyncio.Event()
-    load = asyncio.create_task(keep_asking(lambda: gateway.url, real.key, clients=12, stop=stop, seed=6))
+    load = asyncio.create_task(
+        keep_asking(lambda: gateway.url, real.key, clients=16, stop=stop, seed=6, tokens_max=600)
+    )
     await asyncio.sleep(5)
     await asyncio.to_thread(real.workers[1].kill_tree)
     await asyncio.sleep(8)

@@ -77,16 +77,20 @@ def any_body(dice: random.Random, tokens_max: int = 60) -> dict:
 
 
 async def keep_asking(
-    url: Callable[[], str], key: str, *, clients: int, stop: asyncio.Event, seed: int
+    url: Callable[[], str], key: str, *, clients: int, stop: asyncio.Event, seed: int, tokens_max: int = 60
 ) -> list[Ending]:
-    """Let *clients* ask one request after another until *stop*; a client that cannot connect tries again soon."""
+    """
+    Let *clients* ask one request after another until *stop*; a client that cannot connect tries again soon.
+
+    *tokens_max* bounds each answer: the longer they are, the more streams are under way at any moment.
+    """
     endings: list[Ending] = []
 
     async def client(number: int) -> None:
         dice = random.Random(f"{seed}/{number}")
         connections = ConnectionPool(connect_timeout_s=5, keep_alive_s=30)
         while not stop.is_set():
-            ending = await ask(connections, url(), key, any_body(dice))
+            ending = await ask(connections, url(), key, any_body(dice, tokens_max))
             endings.append(ending)
             if ending.status == 0:
                 await asyncio.sleep(0.05)
