@@ -65,6 +65,7 @@ class Tap:
         self._port = port
         self.answers: dict[str, Delivered] = {}
         self.open_connections = 0
+        self._passing: set[asyncio.Task[None] | None] = set()
         self.url = ""
 
     async def serve(self, started: threading.Event, stop: asyncio.Event) -> None:
@@ -76,6 +77,8 @@ class Tap:
 
     async def _pass_on(self, from_client, to_client) -> None:
         self.open_connections += 1
+        # asyncio lets go of a handler once its client has left; uncollected it must read the gateway's side to its end.
+        self._passing.add(asyncio.current_task())
         recorder = _Recorder(self.answers)
         try:
             from_gateway, to_gateway = await asyncio.open_connection("127.0.0.1", self._port)
@@ -91,6 +94,7 @@ class Tap:
         finally:
             to_client.close()
             self.open_connections -= 1
+            self._passing.discard(asyncio.current_task())
 
     @staticmethod
     async def _send(from_client, to_gateway) -> None:
