@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.conftest import start_workers
 from tests.servers.claims import assert_a_dead_worker_costs_only_begun_streams
-from tests.servers.clients import keep_asking
+from tests.servers.clients import keep_asking, some_begun_on
 
 
 @pytest.mark.timeout(120)
@@ -14,9 +14,12 @@ async def test_requests_without_a_byte_go_elsewhere_and_streams_end_with_an_erro
     gateway = installation.add_gateway()
     key = installation.declare()
     start_workers(installation, 2)
-    stop = asyncio.Event()
-    load = asyncio.create_task(keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2, tokens_max=300))
-    await asyncio.sleep(2)
+    stop, watched = asyncio.Event(), []
+    load = asyncio.create_task(
+        keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2, tokens=(1, 300), watched=watched)
+    )
+    await asyncio.sleep(1)
+    await some_begun_on(installation.workers[0].name, watched)
     installation.workers[0].kill_tree()
     await asyncio.sleep(3)
     stop.set()

@@ -9,7 +9,7 @@ from tests.servers.claims import (
     assert_a_dead_worker_costs_only_begun_streams,
     assert_finished_requests_are_booked_once,
 )
-from tests.servers.clients import keep_asking
+from tests.servers.clients import keep_asking, some_begun_on
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -32,11 +32,12 @@ async def test_twenty_kills_of_the_gateway_lose_and_double_no_finished_request(r
 
 
 async def test_a_killed_worker_costs_only_streams_that_had_begun(real):
-    gateway, stop = real.gateways[0], asyncio.Event()
+    gateway, stop, watched = real.gateways[0], asyncio.Event(), []
     load = asyncio.create_task(
-        keep_asking(lambda: gateway.url, real.key, clients=16, stop=stop, seed=6, tokens_max=600)
+        keep_asking(lambda: gateway.url, real.key, clients=16, stop=stop, seed=6, tokens=(500, 600), watched=watched)
     )
-    await asyncio.sleep(5)
+    await asyncio.sleep(2)
+    await some_begun_on(real.workers[1].name, watched)
     await asyncio.to_thread(real.workers[1].kill_tree)
     await asyncio.sleep(8)
     stop.set()

@@ -19,6 +19,7 @@ class Ending:
     """How one asking ended for the client. *status* 0: no answer came at all."""
 
     request_id: str = ""
+    worker: str = ""
     status: int = 0
     body: bytes = b""
     is_whole: bool = False
@@ -39,13 +40,22 @@ class Ending:
         return self.status == 200 and self.is_whole and not self.is_finished and not self.has_error_event
 
     @property
+    def is_begun_stream(self) -> bool:
+        """It has brought content, and goes on."""
+        return not self.is_whole and b'"delta":{"content"' in self.body and not self.body.endswith(DONE)
+
+    @property
     def usage(self) -> Usage:
         return last_usage(self.body) or Usage()
 
 
-async def ask(connections: ConnectionPool, url: str, key: str, body: dict) -> Ending:
-    """Send one chat completion and read what comes."""
+async def ask(
+    connections: ConnectionPool, url: str, key: str, body: dict, watched: list[Ending] | None = None
+) -> Ending:
+    """Send one chat completion and read what comes; *watched* gets the ending while it is still under way."""
     ending = Ending()
+    if watched is not None:
+        watched.append(ending)
     try:
         connection = connections.take_idle(url) or await connections.connect(url)
     except (ConnectionBroken, TookTooLong):
@@ -54,6 +64,7 @@ async def ask(connections: ConnectionPool, url: str, key: str, body: dict) -> En
         connection.send(request_bytes(url, key, body))
         ending.status = await connection.head(TIMEOUT_S)
         ending.request_id = connection.headers[b"x-request-id"].decode()
+        ending.worker = connection.headers.get(b"x-sluice-worker", b"").decode()
         while part := await connection.read(TIMEOUT_S):
             ending.body += part
         ending.is_whole = True
@@ -64,25 +75,33 @@ async def ask(connections: ConnectionPool, url: str, key: str, body: dict) -> En
     return ending
 
 
-def any_body(dice: random.Random, tokens_max: int = 60) -> dict:
+def any_body(dice: random.Random, tokens: tuple[int, int] = (1, 60)) -> dict:
     """Make a request, plain or streamed, short or long, as the dice fall."""
     words = " ".join(dice.choice(["river", "gate", "water", "lock"]) for _ in range(dice.randint(3, 80)))
     body = {
         "model": "tiny",
         "messages": [{"role": "user", "content": words}],
-        "max_tokens": dice.randint(1, tokens_max),
+        "max_tokens": dice.randint(*tokens),
         "ignore_eos": True,
     }
     return body | ({"stream": True, "stream_options": COUNTED} if dice.random() < 0.6 else {})
 
 
 async def keep_asking(
-    url: Callable[[], str], key: str, *, clients: int, stop: asyncio.Event, seed: int, tokens_max: int = 60
+    url: Callable[[], str],
+    key: str,
+    *,
+    clients: int,
+    stop: asyncio.Event,
+    seed: int,
+    tokens: tuple[int, int] = (1, 60),
+    watched: list[Ending] | None = None,
 ) -> list[Ending]:
     """
     Let *clients* ask one request after another until *stop*; a client that cannot connect tries again soon.
 
-    *tokens_max* bounds each answer: the longer they are, the more streams are under way at any moment.
+    *tokens* bounds each answer: the longer they are, the more streams are under way at any moment.
+    *watched* gets every ending as soon as it is asked for, so that a test can strike in the middle of some.
     """
     endings: list[Ending] = []
 
@@ -90,7 +109,7 @@ async def keep_asking(
         dice = random.Random(f"{seed}/{number}")
         connections = ConnectionPool(connect_timeout_s=5, keep_alive_s=30)
         while not stop.is_set():
-            ending = await ask(connections, url(), key, any_body(dice, tokens_max))
+            ending = await ask(connections, url(), key, any_body(dice, tokens), watched)
             endings.append(ending)
             if ending.status == 0:
                 await asyncio.sleep(0.05)
@@ -98,3 +117,10 @@ async def keep_asking(
 
     await asyncio.gather(*(client(number) for number in range(clients)))
     return endings
+
+
+async def some_begun_on(worker: str, watched: list[Ending], *, count: int = 3, within_s: float = 30) -> None:
+    """Wait until *worker* is in the middle of *count* streams that have brought content."""
+    async with asyncio.timeout(within_s):
+        while sum(ending.worker == worker and ending.is_begun_stream for ending in watched) < count:
+            await asyncio.sleep(0.01)
