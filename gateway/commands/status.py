@@ -13,7 +13,7 @@ from gateway.commands.output import Format, print_json, print_table
 from gateway.commands.records import Home
 from gateway.settings import Settings, load_settings
 
-_WORKER_COLUMNS = ("worker", "pool", "state", "running", "waiting", "restarts", "cause")
+_WORKER_COLUMNS = ("worker", "engine", "pool", "state", "running", "waiting", "restarts", "cause")
 
 
 def status(

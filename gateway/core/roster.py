@@ -22,6 +22,7 @@ class Beat:
 
     `*_tokens_total` are the engine's cumulative counters since *engine_started_ms* (Unix ms; 0 while it is not up);
     `probe_*` are the agent's own readiness requests within them. *cause* says why the engine is down, for people.
+    *engine* is what runs there, "vllm" or "sim": who does not say has a real one, which no drill may burden.
     """
 
     worker: str
@@ -43,3 +44,4 @@ class Beat:
     probe_completion_tokens: int = 0
     restarts: int = 0
     cause: str = ""
+    engine: str = "vllm"

@@ -45,6 +45,7 @@ class _BeatBody(BaseModel):
     probe_completion_tokens: int = Field(0, ge=0)
     restarts: int = Field(0, ge=0)
     cause: str = Field("", max_length=2000)
+    engine: str = Field("vllm", pattern=r"^[a-z0-9-]{1,20}$")
 
 
 class Agents:

@@ -101,7 +101,7 @@ def test_a_beat_has_all_that_the_gateways_roster_keeps(start, ear):
     start(None, "--max-num-seqs", "7", "--max-model-len", "2000", "--max-num-batched-tokens", "512")
     beat = ear.until(is_ready)
     assert beat["path"] == "/internal/v1/workers/w%201/beat"
-    assert (beat["pool"], beat["models"]) == ("pool", ["tiny"])
+    assert (beat["pool"], beat["models"], beat["engine"]) == ("pool", ["tiny"], "sim")
     assert (beat["max_seqs"], beat["max_model_len"], beat["max_batched_tokens"]) == (7, 2000, 512)
     assert abs(beat["engine_started_ms"] / 1000 - time.time()) < 60
     with engine_of(beat) as http:

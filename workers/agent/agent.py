@@ -36,6 +36,7 @@ class Agent:
             models=options.served_names,
             max_seqs=options.max_num_seqs,
             max_batched_tokens=options.max_batched_tokens or default_batched_tokens(options),
+            engine=options.engine,
         )
         self._beaters = [Beater(gateway, options.worker_id, options.token, self.status) for gateway in options.gateways]
 

@@ -25,12 +25,14 @@ class Status:
     A worker at this moment. Whoever must hear of changes at once adds an event to *listeners*.
 
     `probe_*` are the tokens of the agent's own requests within the engine's counters, as the gateways subtract them.
+    *engine* is its kind: gateways tell drills by it whether an engine is simulated.
     """
 
     pool: str
     models: tuple[str, ...]
     max_seqs: int
     max_batched_tokens: int
+    engine: str = "vllm"
     state: WorkerState = WorkerState.STARTING
     url: str = ""
     engine_key: str = field(default="", repr=False)
@@ -82,4 +84,5 @@ class Status:
             "probe_completion_tokens": self.probe_completion_tokens,
             "restarts": self.restarts,
             "cause": self.cause,
+            "engine": self.engine,
         }
