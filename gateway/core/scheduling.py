@@ -1,162 +1,329 @@
 """
-Who is next: the order of tickets in front of a pool, and how long to tell a client to stay away when it is full.
+Who is next: the order of tickets in front of a pool.
 
 The policy, from the outside in:
 
-1. Classes strictly by urgency: a ticket is taken from the most urgent class that has one.
-2. Inside a class a round over tenants by virtual counters (VTC: Sheng et al., "Fairness in Serving Large Language
-   Models", OSDI 2024): the backlogged tenant with the smallest counter is next and is charged for the ticket; among
-   equal counters the ticket that has waited longest. A tenant that returns is lifted to the smallest counter of those
-   that are backlogged (if none is, to that of the last tenant served), so that idleness earns no credit.
-3. Inside a tenant first come, first served.
+1. **Classes** by urgency, each with a reserved share: standard 10 %, batch 5 % of the work granted while it waits. A
+   class that is behind its share goes first; else the most urgent one that has a ticket.
+2. **Tenants** of a class take turns by virtual token counters (`core/turns.py`), charged predicted work ÷ weight at the
+   grant, corrected to the actual work as tokens flow and at the end (`settle`).
+3. **End users** of a tenant the same, charged the same.
+4. **Tickets** of a user: the earliest deadline first, then first come, first served.
 
-The charge is a parameter: one for each ticket makes it a round over requests, the predicted work makes it one over
-tokens. `stores/lua/line.lua` is the same policy over Redis; the conformance suite holds both to the same order.
+A ticket that finds a free slot and nobody waiting is granted past the line and charged nothing: nobody waited for it.
+
+**Bounds.** Let c be the largest charge (work ÷ weight) of one ticket, and E the sum of |actual − predicted| ÷ weight
+over the tickets in flight. At each grant the tenant served has the smallest counter of those that wait, and a counter
+moves only by its tenant's own service: up by at most c at a grant, by corrections of at most E in sum. So the counters
+of two tenants that both wait never differ by more than c + E, and over any interval in which both wait, their service
+in tokens ÷ weight differs by at most 2 (c + E). The same holds for two users of a tenant. A class with the reserve r
+that waits throughout an interval in which the work W is granted gets at least r W − k w of it, with w the largest work
+of one ticket and k the number of classes with a reserve: it goes first as soon as it is behind, unless another one is.
+
+`stores/lua/line.lua` is the same policy over Redis; the conformance suite holds both to the same order.
 """
 
 import heapq
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import ceil
+from typing import Self
 
 from gateway.core.directory import ServiceClass
-from gateway.core.outcome import Outcome
-from gateway.errors import Refused
+from gateway.core.turns import Turns
 
-RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1, 60  # OpenAI's Node SDK obeys no more than 60 s
+WEIGHT_MAX = 100
+UNITS_PER_TOKEN = 100  # of a charge, so that it is a whole number whatever the weight
+RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1, 60
 DRAIN_WINDOW_S = 10.0
 DRAIN_SAMPLE_S = 1.0
-COUNTERS_KEPT_MIN = 64  # below this, looking for counters to forget costs more than keeping them
+NO_DEADLINE_MS = 2**53 - 1  # the largest whole number that Lua can count with
+RESERVED_PERCENT = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 10, ServiceClass.BATCH: 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """A place in line. *id* is the request's; *work* its predicted cost in tokens."""
+    """
+    A place in line. *id* is the request's; *work* its predicted cost in tokens; *weight* its tenant's, 1 … 100.
+
+    *deadline_ms* is when it must be granted, *arrived_ms* when its request came for the first time, in Unix ms.
+    """
 
     id: str
     tenant: str
     service_class: ServiceClass
+    user: str = ""
     work: int = 1
+    weight: int = 1
+    deadline_ms: int = NO_DEADLINE_MS
+    arrived_ms: int = 0
+
+    @property
+    def charge(self) -> int:
+        """What its grant costs its tenant and user, in virtual units."""
+        return charge(self.work, self.weight)
 
 
-def one_each(_ticket: Ticket) -> int:
-    """Charge every ticket the same: a round over requests."""
-    return 1
+def charge(work: int, weight: int) -> int:
+    """Give the charge of *work* tokens for a tenant of *weight*; of negative work a refund."""
+    return work * UNITS_PER_TOKEN // weight
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """
+    The counter of a tenant of a class, or of a *user* of it, that has tickets waiting.
+
+    *joined* is the number of the ticket that began its backlog: among equal counters the smaller goes first.
+    """
+
+    service_class: ServiceClass
+    tenant: str
+    user: str | None = None
+    counter: int
+    joined: int
+
+
+@dataclass(slots=True, repr=False)
 class Line:
-    """The tickets that wait, in the order of the policy above. Entering, leaving and `next` are O(log n)."""
+    """The tickets that wait, in the order of the policy above. Entering, leaving and `next` are O(log n) amortised."""
 
-    def __init__(self, charge: Callable[[Ticket], int] = one_each) -> None:
-        self._charge = charge
-        self._numbers = count()
-        self._tickets: dict[str, Ticket] = {}
-        self._rounds = tuple(_Round() for _ in ServiceClass)
+    _numbers: Iterator[int] = field(default_factory=count)
+    _places: dict[str, "_Place"] = field(default_factory=dict)
+    _classes: tuple["_ClassLine", ...] = field(default_factory=lambda: tuple(_ClassLine() for _ in ServiceClass))
+    # hundredths of a token that a waiting class is behind its reserve
+    _owed: dict[ServiceClass, int] = field(default_factory=lambda: dict.fromkeys(ServiceClass, 0))
 
     def enter(self, ticket: Ticket) -> None:
-        """Put *ticket* behind its tenant's others."""
-        assert ticket.id not in self._tickets, f"the ticket {ticket.id} is in line already"
-        self._tickets[ticket.id] = ticket
-        self._rounds[ticket.service_class].enter(next(self._numbers), ticket)
+        """Put *ticket* in line."""
+        assert ticket.id not in self._places, f"the ticket {ticket.id} is in line already"
+        self._enter(_Place(next(self._numbers), ticket))
 
     def leave(self, ticket_id: str) -> bool:
         """Take a ticket out, uncharged; tell whether it was in line."""
-        ticket = self._tickets.pop(ticket_id, None)
-        if ticket is None:
+        place = self._places.pop(ticket_id, None)
+        if place is None:
             return False
-        self._rounds[ticket.service_class].leave(ticket)
+        service_class = place.ticket.service_class
+        self._classes[service_class].leave(place, self._holds)
+        if not len(self._classes[service_class]):
+            self._owed[service_class] = 0
         return True
 
     def next(self) -> Ticket | None:
-        """Take out the ticket whose turn it is and charge its tenant; None if nobody waits."""
-        for round_ in self._rounds:
-            if round_.is_backlogged:
-                ticket = round_.next(self._charge)
-                del self._tickets[ticket.id]
-                return ticket
-        return None
-
-    def __len__(self) -> int:
-        return len(self._tickets)
-
-    def __repr__(self) -> str:
-        waiting = ", ".join(f"{len(r)} {c.label}" for c, r in zip(ServiceClass, self._rounds, strict=True))
-        return f"<Line [{waiting}]>"
-
-
-class _Round:
-    """The round over the tenants of one class."""
-
-    def __init__(self) -> None:
-        self._backlog: dict[str, OrderedDict[str, tuple[int, Ticket]]] = {}
-        self._counters: dict[str, int] = {}
-        self._counters_max = COUNTERS_KEPT_MIN
-        self._floor = 0  # the counter of the last tenant served, before its charge
-        # (counter, number of the tenant's first ticket, tenant); an entry that is no longer true is dropped when met
-        self._order: list[tuple[int, int, str]] = []
-
-    @property
-    def is_backlogged(self) -> bool:
-        return bool(self._backlog)
-
-    def enter(self, number: int, ticket: Ticket) -> None:
-        queue = self._backlog.get(ticket.tenant)
-        if queue is not None:
-            queue[ticket.id] = (number, ticket)
-            return
-        smallest = self._first()[0] if self._backlog else self._floor
-        self._counters[ticket.tenant] = max(self._counters.get(ticket.tenant, 0), smallest)
-        self._backlog[ticket.tenant] = OrderedDict({ticket.id: (number, ticket)})
-        self._line_up(ticket.tenant)
-
-    def leave(self, ticket: Ticket) -> None:
-        queue = self._backlog[ticket.tenant]
-        was_first = next(iter(queue)) == ticket.id
-        del queue[ticket.id]
-        if not queue:
-            del self._backlog[ticket.tenant]
-        elif was_first:
-            self._line_up(ticket.tenant)
-
-    def next(self, charge: Callable[[Ticket], int]) -> Ticket:
-        self._floor, _, tenant = self._first()
-        heapq.heappop(self._order)
-        queue = self._backlog[tenant]
-        _, (_, ticket) = queue.popitem(last=False)
-        self._counters[tenant] += charge(ticket)
-        if queue:
-            self._line_up(tenant)
-        else:
-            del self._backlog[tenant]
-            self._forget()
+        """Take out the ticket whose turn it is and charge for it; None if nobody waits."""
+        service_class = self._class_in_turn()
+        if service_class is None:
+            return None
+        ticket = self._classes[service_class].next(self._holds)
+        del self._places[ticket.id]
+        self._note_share(service_class, ticket.work)
         return ticket
 
-    def _line_up(self, tenant: str) -> None:
-        number, _ = next(iter(self._backlog[tenant].values()))
-        heapq.heappush(self._order, (self._counters[tenant], number, tenant))
+    def settle(self, ticket: Ticket, work: int) -> None:
+        """Charge *work* tokens more than so far for a ticket that was granted; less if negative."""
+        self._classes[ticket.service_class].settle(ticket, charge(work, ticket.weight))
 
-    def _first(self) -> tuple[int, int, str]:
-        """Give the true entry that comes first; there is one, as someone is backlogged."""
-        while not self._is_true(self._order[0]):
-            heapq.heappop(self._order)
-        return self._order[0]
+    def order(self) -> Iterator[Ticket]:
+        """List the tickets as they would be granted if none came or left; this line stays as it is."""
+        other = self.copy()
+        return iter(other.next, None)
 
-    def _is_true(self, entry: tuple[int, int, str]) -> bool:
-        counter, number, tenant = entry
-        queue = self._backlog.get(tenant)
-        return queue is not None and counter == self._counters[tenant] and number == next(iter(queue.values()))[0]
+    def copy(self) -> Self:
+        """Make another line that can be played forward."""
+        classes = tuple(line.copy() for line in self._classes)
+        return replace(self, _places=self._places.copy(), _classes=classes, _owed=self._owed.copy())
 
-    def _forget(self) -> None:
-        """Drop counters that lifting would overrule anyway; rarely enough to cost O(1) per ticket on average."""
-        if len(self._counters) > self._counters_max:
-            kept = {t: c for t, c in self._counters.items() if c > self._floor or t in self._backlog}
-            self._counters = kept
-            self._counters_max = 2 * len(kept) + COUNTERS_KEPT_MIN
+    def waiting_of(self, tenant: str) -> int:
+        """Count the tickets of *tenant* that wait, in all classes."""
+        return sum(line.waiting_of(tenant) for line in self._classes)
+
+    @classmethod
+    def restore(
+        cls, tickets: Iterable[Ticket], standings: Iterable["Standing"], owed: Mapping[ServiceClass, int]
+    ) -> Self:
+        """Make a line as another one stands: tickets by arrival, the counters of all that wait, the reserves owed."""
+        line = cls()
+        for ticket in tickets:
+            line.enter(ticket)
+        for standing in standings:
+            line._classes[standing.service_class].place(standing)
+        line._owed.update(owed)
+        return line
 
     def __len__(self) -> int:
-        return sum(map(len, self._backlog.values()))
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        waiting = ", ".join(f"{len(line)} {c.label}" for c, line in zip(ServiceClass, self._classes, strict=True))
+        return f"<Line [{waiting}]>"
+
+    def _enter(self, place: "_Place") -> None:
+        self._places[place.ticket.id] = place
+        self._classes[place.ticket.service_class].enter(place)
+
+    def _holds(self, place: "_Place") -> bool:
+        return self._places.get(place.ticket.id) is place
+
+    def _class_in_turn(self) -> ServiceClass | None:
+        waiting = [c for c in ServiceClass if len(self._classes[c])]
+        behind = [c for c in waiting if self._owed[c] > 0]
+        return next(iter(behind or waiting), None)
+
+    def _note_share(self, served: ServiceClass, work: int) -> None:
+        """Keep the books on reserves: *served*, which waited, was granted *work*; those that still wait fall behind."""
+        is_most_urgent = not any(len(self._classes[c]) for c in ServiceClass if c < served)
+        for c in ServiceClass:
+            if not len(self._classes[c]) or (c is served and is_most_urgent):
+                self._owed[c] = 0
+            else:
+                self._owed[c] += RESERVED_PERCENT[c] * work - (100 * work if c is served else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A ticket in line and its number of arrival."""
+
+    number: int
+    ticket: Ticket
+
+
+@dataclass(slots=True)
+class _ClassLine:
+    """The tickets of one class: tenants take turns."""
+
+    _turns: Turns = field(default_factory=Turns)
+    _tenants: dict[str, "_TenantLine"] = field(default_factory=dict)
+    _waiting: int = 0
+
+    def enter(self, place: _Place) -> None:
+        tenant = place.ticket.tenant
+        if tenant not in self._turns:
+            self._turns.join(tenant, place.number)
+            self._tenants[tenant] = _TenantLine()
+        self._tenants[tenant].enter(place)
+        self._waiting += 1
+
+    def leave(self, place: _Place, is_waiting: Callable[[_Place], bool]) -> None:
+        tenant = place.ticket.tenant
+        self._tenants[tenant].leave(place, is_waiting)
+        self._note_gone(tenant)
+
+    def next(self, is_waiting: Callable[[_Place], bool]) -> Ticket:
+        tenant = self._turns.first()
+        ticket = self._tenants[tenant].next(is_waiting)
+        self._turns.charge(tenant, ticket.charge)
+        self._note_gone(tenant)
+        return ticket
+
+    def settle(self, ticket: Ticket, amount: int) -> None:
+        self._turns.settle(ticket.tenant, amount)
+        if line := self._tenants.get(ticket.tenant):
+            line.settle(ticket.user, amount)
+
+    def place(self, standing: Standing) -> None:
+        """Give a tenant or a user that waits the counter it is known to have."""
+        if standing.user is None:
+            self._turns.place(standing.tenant, standing.joined, standing.counter)
+        else:
+            self._tenants[standing.tenant].place(standing.user, standing)
+
+    def copy(self) -> Self:
+        tenants = {tenant: line.copy() for tenant, line in self._tenants.items()}
+        return replace(self, _turns=self._turns.copy(), _tenants=tenants)
+
+    def waiting_of(self, tenant: str) -> int:
+        return len(self._tenants[tenant]) if tenant in self._tenants else 0
+
+    def _note_gone(self, tenant: str) -> None:
+        self._waiting -= 1
+        if not len(self._tenants[tenant]):
+            del self._tenants[tenant]
+            self._turns.leave(tenant)
+
+    def __len__(self) -> int:
+        return self._waiting
+
+
+@dataclass(slots=True)
+class _TenantLine:
+    """What one tenant has waiting in a class: its end users take turns. Their counters live as long as its backlog."""
+
+    _turns: Turns = field(default_factory=Turns)
+    _users: dict[str, "_UserLine"] = field(default_factory=dict)
+    _waiting: int = 0
+
+    def enter(self, place: _Place) -> None:
+        user = place.ticket.user
+        if user not in self._turns:
+            self._turns.join(user, place.number)
+            self._users[user] = _UserLine()
+        self._users[user].enter(place)
+        self._waiting += 1
+
+    def leave(self, place: _Place, is_waiting: Callable[[_Place], bool]) -> None:
+        user = place.ticket.user
+        self._users[user].leave(is_waiting)
+        self._note_gone(user)
+
+    def next(self, is_waiting: Callable[[_Place], bool]) -> Ticket:
+        user = self._turns.first()
+        ticket = self._users[user].next(is_waiting)
+        self._turns.charge(user, ticket.charge)
+        self._note_gone(user)
+        return ticket
+
+    def settle(self, user: str, amount: int) -> None:
+        self._turns.settle(user, amount)
+
+    def place(self, user: str, standing: Standing) -> None:
+        self._turns.place(user, standing.joined, standing.counter)
+
+    def copy(self) -> Self:
+        users = {user: line.copy() for user, line in self._users.items()}
+        return replace(self, _turns=self._turns.copy(), _users=users)
+
+    def _note_gone(self, user: str) -> None:
+        self._waiting -= 1
+        if not len(self._users[user]):
+            del self._users[user]
+            self._turns.leave(user)
+
+    def __len__(self) -> int:
+        return self._waiting
+
+
+@dataclass(slots=True)
+class _UserLine:
+    """The tickets of one end user, earliest deadline first. One that left is dropped when it is met."""
+
+    _heap: list[tuple[int, int, _Place]] = field(default_factory=list)
+    _waiting: int = 0
+
+    def enter(self, place: _Place) -> None:
+        heapq.heappush(self._heap, (place.ticket.deadline_ms, place.number, place))
+        self._waiting += 1
+
+    def leave(self, is_waiting: Callable[[_Place], bool]) -> None:
+        """Count one out that is gone; clear all that are gone when they outnumber those that wait."""
+        self._waiting -= 1
+        if len(self._heap) > 2 * self._waiting:
+            self._heap = [entry for entry in self._heap if is_waiting(entry[2])]
+            heapq.heapify(self._heap)
+
+    def next(self, is_waiting: Callable[[_Place], bool]) -> Ticket:
+        while not is_waiting(self._heap[0][2]):
+            heapq.heappop(self._heap)
+        self._waiting -= 1
+        return heapq.heappop(self._heap)[2].ticket
+
+    def copy(self) -> Self:
+        return replace(self, _heap=self._heap.copy())
+
+    def __len__(self) -> int:
+        return self._waiting
 
 
 class DrainRate:
@@ -183,12 +350,3 @@ class DrainRate:
             return RETRY_AFTER_S_MAX
         seconds = ceil(waiting * max(now_s - began_s, DRAIN_SAMPLE_S) / (granted - before))
         return min(max(seconds, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
-
-
-def line_full(pool: str, waiting_max: int, retry_after_s: int) -> Refused:
-    """Make the refusal for a ticket that finds *waiting_max* others waiting."""
-    message = (
-        f"The line of the pool {pool!r} is full: {waiting_max} requests wait, and no more may. "
-        f"Retry in {retry_after_s} s."
-    )
-    return Refused(Outcome.QUEUE_FULL, message, retry_after_s=retry_after_s)

@@ -4,84 +4,135 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from gateway.core.scheduling import DrainRate, Line, Ticket, line_full
+from gateway.core.eta import Coming, Place, PoolCounts
+from gateway.core.refusals import line_full, share_full
+from gateway.core.scheduling import Line, Ticket
 from gateway.errors import Refused, StoreUnavailable
-from gateway.ports.queue import Occupancy
+from gateway.ports.queue import Occupancy, Whereabouts
+from gateway.stores.lookout import Lookout
+
+
+@dataclass(slots=True)
+class _Held:
+    """A ticket in flight, the work charged for it so far, and what tells the work it did; None: it is not settled."""
+
+    ticket: Ticket
+    charged: int = 0
+    spent: Callable[[], int] | None = None
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """A ticket in line, and whom to tell."""
+
+    held: _Held
+    granted: asyncio.Future[None]
 
 
 class MemoryQueue:
     """
     An AdmissionQueue in memory. Every change is decided without awaiting, so nothing can come in between.
 
-    *clock* gives monotonic seconds.
+    *clock* gives Unix seconds; *tenant_share* is the part of the line that one tenant may fill.
     """
 
-    def __init__(self, pool: str, *, waiting_max: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pool: str,
+        *,
+        waiting_max: int = 20_000,
+        tenant_share: float = 0.5,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.pool = pool
         self._waiting_max = waiting_max
+        self._waiting_of_tenant_max = int(waiting_max * tenant_share)
         self._clock = clock
         self._slots = 0
         self._line = Line()
-        self._waiting: dict[str, asyncio.Future[None]] = {}
-        self._in_flight: dict[str, Ticket] = {}
-        self._granted = 0
-        self._drain = DrainRate()
+        self._waiting: dict[str, _Waiter] = {}
+        self._in_flight: dict[str, _Held] = {}
+        self._granted = self._completed = 0
+        self._lookout = Lookout(pool, clock)
+        self._looking: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def slot(self, ticket: Ticket) -> AsyncIterator[None]:
-        await self.enter(ticket)
+    async def slot(self, ticket: Ticket, spent: Callable[[], int] | None = None) -> AsyncIterator[None]:
+        await self.enter(ticket, spent)
         try:
             yield
         finally:
             self.leave(ticket)
 
-    async def enter(self, ticket: Ticket, *, is_bounded: bool = True) -> None:
+    async def enter(self, ticket: Ticket, spent: Callable[[], int] | None = None, *, is_bounded: bool = True) -> None:
         """Wait for a slot, which `leave` gives back. A ticket that had its place before is let in unbounded."""
         assert ticket.id not in self._in_flight, f"the ticket {ticket.id} is in flight already"
-        if is_bounded and len(self._line) >= self._waiting_max and not self._has_free_slot:
-            raise self._refusal()
-        granted = asyncio.get_running_loop().create_future()
+        if self._has_free_slot and not len(self._line):
+            self._in_flight[ticket.id] = _Held(ticket)
+            return
+        if is_bounded and (refusal := self._refusal(ticket)):
+            raise refusal
+        waiter = _Waiter(_Held(ticket, ticket.work, spent), asyncio.get_running_loop().create_future())
         self._line.enter(ticket)
-        self._waiting[ticket.id] = granted
+        self._waiting[ticket.id] = waiter
         self._admit()
         try:
-            await granted
+            await waiter.granted
         except BaseException:
             self.leave(ticket)  # wherever it is: cancelled in the very instant of the grant, it is in flight
             raise
 
     def leave(self, ticket: Ticket) -> None:
         """Give back the slot or the place in line of *ticket*, if it has one here."""
-        if self._in_flight.pop(ticket.id, None) is None:
+        held = self._in_flight.pop(ticket.id, None)
+        if held:
+            self._completed += 1
+            self._settle(held, is_over=True)
+        else:
             self._line.leave(ticket.id)
             self._waiting.pop(ticket.id, None)
         self._admit()
 
-    def set_slots(self, slots: int) -> None:
+    def set_slots(self, slots: int, coming: Iterable[Coming] = ()) -> None:
         self._slots = slots
+        self._lookout.forecast.expect(coming)
         self._admit()
+
+    def place(self, ticket_id: str) -> Place | None:
+        return self._lookout.place(ticket_id) if ticket_id in self._waiting else None
+
+    async def looked(self) -> None:
+        await self._lookout.looked()
+
+    async def whereabouts(self, ticket_id: str) -> Whereabouts | None:
+        if held := self._in_flight.get(ticket_id):
+            return Whereabouts(held.ticket.tenant, None, is_waiting=False)
+        if waiter := self._waiting.get(ticket_id):
+            return Whereabouts(waiter.held.ticket.tenant, self.place(ticket_id), is_waiting=True)
+        return None
 
     def adopt(self, tickets: Iterable[Ticket]) -> None:
         """Count tickets that were granted elsewhere as in flight here, until they leave."""
-        self._in_flight.update((ticket.id, ticket) for ticket in tickets)
+        self._in_flight.update((ticket.id, _Held(ticket)) for ticket in tickets)
 
     def evict(self) -> None:
         """Send everyone who waits away, in order of arrival: their `enter` raises StoreUnavailable."""
-        leaving, self._waiting = self._waiting, {}
-        for ticket_id, granted in leaving.items():
-            self._line.leave(ticket_id)
-            if not granted.done():
-                granted.set_exception(StoreUnavailable("the local line", "its tickets move to the shared one"))
+        for ticket_id in list(self._waiting):
+            self._turn_away(ticket_id, StoreUnavailable("the local line", "its tickets move to the shared one"))
 
     async def occupancy(self) -> Occupancy:
         return Occupancy(in_flight=len(self._in_flight), waiting=len(self._waiting), slots=self._slots)
 
     async def start(self) -> None:
-        """Nothing to start: no one shares this line."""
+        self._looking = asyncio.create_task(self._keep_looking(), name=f"looking at {self.pool}")
 
     async def aclose(self) -> None:
-        """Nothing to give back: the line ends with its process."""
+        """Stop looking; there is nothing to give back, the line ends with its process."""
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
 
     @property
     def waiting(self) -> int:
@@ -94,17 +145,63 @@ class MemoryQueue:
 
     def _admit(self) -> None:
         """Give free slots to the tickets whose turn it is. Called after every change; never awaits."""
-        self._drain.observe(self._clock(), self._granted)
         while self._has_free_slot and (ticket := self._line.next()):
-            granted = self._waiting.pop(ticket.id)
-            if not granted.done():  # done here means cancelled: its owner has left and not yet said so
-                self._in_flight[ticket.id] = ticket
+            waiter = self._waiting.pop(ticket.id)
+            if not waiter.granted.done():  # done here means cancelled: its owner has left and not yet said so
+                self._in_flight[ticket.id] = waiter.held
                 self._granted += 1
-                granted.set_result(None)
+                waiter.granted.set_result(None)
 
-    def _refusal(self) -> Refused:
-        retry_after_s = self._drain.retry_after_s(self._clock(), self._granted, len(self._line))
-        return line_full(self.pool, self._waiting_max, retry_after_s)
+    def _refusal(self, ticket: Ticket) -> Refused | None:
+        self._observe()
+        if len(self._line) >= self._waiting_max:
+            return line_full(self.pool, self._waiting_max, self._drain_s())
+        if self._line.waiting_of(ticket.tenant) >= self._waiting_of_tenant_max:
+            return share_full(self.pool, ticket.tenant, self._waiting_of_tenant_max, self._drain_s())
+        return self._lookout.refuse_newcomer(ticket)
+
+    def _drain_s(self) -> float | None:
+        return self._lookout.forecast.drain_s(self._clock())
+
+    def _settle(self, held: _Held, *, is_over: bool) -> None:
+        """Correct what was charged: upwards as tokens flow, to the actual work at the end."""
+        work = held.spent() - held.charged if held.spent else 0
+        if work > 0 or is_over:
+            self._line.settle(held.ticket, work)
+            held.charged += work
+
+    def _turn_away(self, ticket_id: str, reason: Exception) -> None:
+        waiter = self._waiting.pop(ticket_id)
+        self._line.leave(ticket_id)
+        if not waiter.granted.done():
+            waiter.granted.set_exception(reason)
+
+    # The looks at the line.
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(self._lookout.pause_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """Settle as tokens flow, find out where everyone stands, and refuse who is too late."""
+        for held in self._in_flight.values():
+            self._settle(held, is_over=False)
+        self._observe()
+        await self._lookout.look(self._line.order(), self._granted)
+        waiting = [waiter.held.ticket for waiter in self._waiting.values()]
+        for ticket, refusal in self._lookout.too_late(waiting):
+            self._turn_away(ticket.id, refusal)
+
+    def _observe(self) -> None:
+        counts = PoolCounts(
+            in_flight=len(self._in_flight),
+            waiting=len(self._waiting),
+            slots=self._slots,
+            granted=self._granted,
+            completed=self._completed,
+        )
+        self._lookout.forecast.observe(self._clock(), counts)
 
     def __repr__(self) -> str:
         occupancy = f"{len(self._in_flight)} in flight, {len(self._waiting)} waiting, {self._slots} slots"
