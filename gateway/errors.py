@@ -12,6 +12,8 @@ The error tree. A foreign exception becomes one of these at the border where it 
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from gateway.core.outcome import Outcome
 
@@ -25,7 +27,8 @@ class Refused(SluiceError):  # noqa: N818  a refusal is not an error of ours
     A request ends with *outcome*; *message* names the thing, the value, the limit, and what to do next.
 
     *param* is the field of the request it is about, *code* overrides the outcome's own, *retry_after_s* (≤ 60, the most
-    that OpenAI's Node SDK obeys) goes out as `Retry-After`.
+    that OpenAI's Node SDK obeys) goes out as `Retry-After`; *should_retry* as `x-should-retry`, which OpenAI's SDKs
+    obey before anything else. *limit* tells machines which limit it was, in the body.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class Refused(SluiceError):  # noqa: N818  a refusal is not an error of ours
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+        limit: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -43,10 +48,12 @@ class Refused(SluiceError):  # noqa: N818  a refusal is not an error of ours
         self.param = param
         self.code = code or outcome.code
         self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+        self.limit = limit
 
     def body(self) -> bytes:
         """Give the OpenAI error body, as JSON bytes."""
-        return error_body(self.message, self.outcome.error_type, self.param, self.code)
+        return error_body(self.message, self.outcome.error_type, self.param, self.code, self.limit)
 
 
 class WorkerFailed(SluiceError):  # noqa: N818
@@ -84,7 +91,11 @@ class StartFailed(SluiceError):  # noqa: N818
     """A part that `sluice up` starts did not come up; the message says why and where its log is."""
 
 
-def error_body(message: str, error_type: str | None, param: str | None, code: str | None) -> bytes:
-    """Give an error in OpenAI's form, as JSON bytes."""
-    error = {"message": message, "type": error_type, "param": param, "code": code}
+def error_body(
+    message: str, error_type: str | None, param: str | None, code: str | None, limit: Mapping[str, Any] | None = None
+) -> bytes:
+    """Give an error in OpenAI's form, as JSON bytes; *limit* is a member of our own."""
+    error: dict[str, Any] = {"message": message, "type": error_type, "param": param, "code": code}
+    if limit is not None:
+        error["limit"] = limit
     return json.dumps({"error": error}, ensure_ascii=False).encode()

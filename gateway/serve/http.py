@@ -139,6 +139,8 @@ class Reply:
             return
         if refusal.retry_after_s is not None:
             self.headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after_s))))
+        if refusal.should_retry is not None:
+            self.headers.append((b"x-should-retry", b"true" if refusal.should_retry else b"false"))
         await self.answer(refusal.outcome.status, refusal.body())
 
     async def _begin(self, status: int) -> None:

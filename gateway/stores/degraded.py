@@ -1,8 +1,9 @@
 """What becomes of the line when its shared store goes away and comes back: no request fails because of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from gateway.core.eta import Coming
 from gateway.core.scheduling import Ticket
 from gateway.errors import StoreUnavailable
 from gateway.ports.queue import Occupancy
@@ -26,7 +27,7 @@ class FallbackQueue:
         shared.watch(self._change_over)
 
     @asynccontextmanager
-    async def slot(self, ticket: Ticket) -> AsyncIterator[None]:
+    async def slot(self, ticket: Ticket, spent: Callable[[], int] | None = None) -> AsyncIterator[None]:
         try:
             await self._enter(ticket)
             yield
@@ -34,8 +35,8 @@ class FallbackQueue:
             self._local.leave(ticket)
             self._shared.leave(ticket)
 
-    def set_slots(self, slots: int) -> None:
-        self._shared.set_slots(slots)
+    def set_slots(self, slots: int, coming: Iterable[Coming] = ()) -> None:
+        self._shared.set_slots(slots, coming)
         if self.is_degraded:
             self._local.set_slots(self._shared.slots_share)
 

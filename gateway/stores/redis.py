@@ -11,7 +11,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway.core.scheduling import DrainRate, Ticket, line_full
+from gateway.core.refusals import line_full
+from gateway.core.scheduling import DrainRate, Ticket
 from gateway.errors import StoreUnavailable
 from gateway.ports.queue import Occupancy
 from gateway.stores.redis_client import redis_answering
@@ -86,7 +87,7 @@ class RedisQueue:
         self._tasks: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
-    async def slot(self, ticket: Ticket) -> AsyncIterator[None]:
+    async def slot(self, ticket: Ticket, spent: Callable[[], int] | None = None) -> AsyncIterator[None]:
         await self.enter(ticket)
         try:
             yield
@@ -118,7 +119,7 @@ class RedisQueue:
             self._leaving.append(ticket.id)
             self._want_if_up()
 
-    def set_slots(self, slots: int) -> None:
+    def set_slots(self, slots: int, coming: object = ()) -> None:
         if slots != self._slots:
             self._slots = slots
             self._sync_due_s = 0.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from gateway.core.directory import ServiceClass
-from gateway.core.scheduling import Ticket, one_each
+from gateway.core.scheduling import Ticket
 from gateway.stores.redis_client import Script
 
 UNBOUNDED = -1  # in place of how many may wait: the ticket had its place before
@@ -110,4 +110,4 @@ def _place_fields(places: Sequence[Place]) -> list[str | int]:
 
 def _fields(ticket: Ticket, waiting_max: int = UNBOUNDED) -> Sequence[str | int]:
     """The fields of a ticket, as lua/line.lua reads them."""
-    return ticket.id, int(ticket.service_class), ticket.tenant, one_each(ticket), waiting_max
+    return ticket.id, int(ticket.service_class), ticket.tenant, 1, waiting_max
