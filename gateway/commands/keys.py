@@ -13,7 +13,7 @@ from gateway.core.directory import Key, ServiceClass
 from gateway.core.zones import load_zone, local_time, parse_instant
 from gateway.stores.sql import SqlDirectory
 
-COLUMNS = ("id", "tenant", "project", "name", "hint", "created", "expires", "is_revoked")
+COLUMNS = ("id", "tenant", "project", "name", "hint", "service_class", "created", "expires", "is_revoked")
 
 STANDARD = ServiceClass.STANDARD.label
 
@@ -42,6 +42,9 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="When it stops working: 2027-01-31, or with a time, in the zone of the settings.")
     ] = None,
+    service_class: Annotated[
+        str | None, typer.Option("--class", help="Of its requests: the tenant's, unless a less urgent one is given.")
+    ] = None,
     home: Home = None,
     database_url: DatabaseUrl = None,
     output: Format = "table",
@@ -58,7 +61,15 @@ def create(
         if store.tenant(tenant) is None:
             create_tenant(store, tenant, tenant_id=tenant)
             typer.echo(f"There was no tenant {tenant!r}: it was made, of class {STANDARD}.", err=True)
-        key, secret = create_key(store, tenant, now_ms=now_ms(), project=project, name=name, expires_ms=expires_ms)
+        key, secret = create_key(
+            store,
+            tenant,
+            now_ms=now_ms(),
+            project=project,
+            name=name,
+            expires_ms=expires_ms,
+            service_class=service_class,
+        )
         if output == "json":
             print_json({"key": secret, **to_json(key)})
             return

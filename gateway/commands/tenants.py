@@ -7,11 +7,14 @@ import typer
 
 from gateway.commands.output import Format, print_record, print_records
 from gateway.commands.records import DatabaseUrl, Home, open_database
-from gateway.control.tenants import create_tenant, resume_tenant, suspend_tenant
-from gateway.core.directory import ServiceClass, Tenant
+from gateway.control.tenants import create_tenant, resume_tenant, set_tenant, suspend_tenant
+from gateway.core.directory import WEIGHT_MAX, ServiceClass, Tenant
+from gateway.errors import InvalidInput
 from gateway.stores.sql import SqlDirectory
 
-COLUMNS = ("id", "name", "service_class", "is_suspended")
+COLUMNS = ("id", "name", "service_class", "weight", "is_suspended")
+_CLASS_HELP = "The most urgent class its requests may have: interactive, standard or batch."
+_WEIGHT_HELP = f"Its share of the tokens while others of its class wait too, 1 to {WEIGHT_MAX}."
 
 app = typer.Typer(help="Tenants: who pays. Gateways follow every change within a second.", no_args_is_help=True)
 
@@ -30,8 +33,9 @@ def create(
     name: Annotated[str, typer.Argument(help="What people call it, such as 'Acme GmbH'.")],
     tenant_id: Annotated[str | None, typer.Option("--id", help="Its id; made from the name unless given.")] = None,
     service_class: Annotated[
-        str, typer.Option(help="The most urgent class its requests may have: interactive, standard or batch.")
+        str, typer.Option("--class", "--service-class", help=_CLASS_HELP)
     ] = ServiceClass.STANDARD.label,
+    weight: Annotated[int, typer.Option(help=_WEIGHT_HELP)] = 1,
     home: Home = None,
     database_url: DatabaseUrl = None,
     output: Format = "table",
@@ -39,10 +43,32 @@ def create(
     """
     Create a tenant.
 
-    Example: sluice tenants create 'Acme GmbH' --service-class interactive
+    Example: sluice tenants create 'Acme GmbH' --class interactive --weight 3
     """
     with open_database(home, database_url) as (_, database):
-        _show(create_tenant(SqlDirectory(database), name, service_class, tenant_id), output)
+        _show(create_tenant(SqlDirectory(database), name, service_class, tenant_id, weight), output)
+
+
+@app.command("set")
+def change(
+    tenant: _TenantId,
+    name: Annotated[str | None, typer.Option(help="What people call it. Its id stays.")] = None,
+    service_class: Annotated[str | None, typer.Option("--class", "--service-class", help=_CLASS_HELP)] = None,
+    weight: Annotated[int | None, typer.Option(help=_WEIGHT_HELP)] = None,
+    home: Home = None,
+    database_url: DatabaseUrl = None,
+    output: Format = "table",
+) -> None:
+    """
+    Change a tenant's name, class or weight; what is not given stays.
+
+    Example: sluice tenants set acme --class interactive --weight 3
+    """
+    if (name, service_class, weight) == (None, None, None):
+        raise InvalidInput(f"There is nothing to change of tenant {tenant!r}. Give --name, --class or --weight.")
+    with open_database(home, database_url) as (_, database):
+        store = SqlDirectory(database)
+        _show(set_tenant(store, tenant, name=name, service_class=service_class, weight=weight), output)
 
 
 @app.command()

@@ -30,6 +30,16 @@ class NewTenant(_Body):
     name: _Name
     id: _Name | None = None
     service_class: str = ServiceClass.STANDARD.label
+    weight: int = 1
+
+
+class TenantChange(_Body):
+    """The body of PATCH /admin/v1/tenants/{id}; what is absent or null stays as it is."""
+
+    name: _Name | None = None
+    service_class: str | None = None
+    weight: int | None = None
+    is_suspended: bool | None = None
 
 
 class NewKey(_Body):
@@ -39,6 +49,7 @@ class NewKey(_Body):
     project: _Name = keys.PROJECT
     name: _Name = ""
     expires_ms: int | None = None
+    service_class: str | None = None
 
 
 class NewModel(_Body):
@@ -75,7 +86,11 @@ def _tenants(directory: DirectoryStore) -> APIRouter:
 
     @router.post("", status_code=201)
     def create_tenant(body: NewTenant) -> dict[str, Any]:
-        return asdict(tenants.create_tenant(directory, body.name, body.service_class, body.id))
+        return asdict(tenants.create_tenant(directory, body.name, body.service_class, body.id, body.weight))
+
+    @router.patch("/{tenant_id}")
+    def set_tenant(tenant_id: str, body: TenantChange) -> dict[str, Any]:
+        return asdict(tenants.set_tenant(directory, tenant_id, **dict(body)))
 
     @router.post("/{tenant_id}/suspend")
     def suspend_tenant(tenant_id: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gateway.control.names import check_name
+from gateway.control.order import check_key_class
 from gateway.core.directory import Key
 from gateway.core.ids import digest, new_secret, time_sorted_id
 from gateway.errors import InvalidInput, NotFoundError
@@ -21,16 +22,20 @@ def create_key(
     project: str = PROJECT,
     name: str = "",
     expires_ms: int | None = None,
+    service_class: str | None = None,
 ) -> tuple[Key, str]:
     """
-    Create a key; gives it and its secret. Within a second all gateways know it.
+    Create a key; gives it and its secret. Within a second all gateways know it. Without a class it has its tenant's.
 
-    Raises NotFoundError for an unknown tenant, InvalidInput for an expiry that is past or a name that cannot be.
+    Raises NotFoundError for an unknown tenant, InvalidInput for an expiry that is past, a name that cannot be, or a
+    class that is unknown or more urgent than the tenant's.
     """
     if expires_ms is not None and expires_ms <= now_ms:
         raise InvalidInput("The key would expire in the past. Choose a later time, or none.")
     check_name("A key's project", project)
     check_name("A key's name", name or PROJECT)
+    if service_class is not None:
+        _check_class(store, tenant, service_class)
     secret = new_secret()
     key = Key(
         id=time_sorted_id("key", now_ms),
@@ -41,6 +46,7 @@ def create_key(
         hint=secret[-HINT_CHARS:],
         created_ms=now_ms,
         expires_ms=expires_ms,
+        service_class=service_class,
     )
     store.put_key(key)
     return key, secret
@@ -55,6 +61,13 @@ def revoke_key(store: DirectoryStore, key_id: str) -> Key:
     if revoked != key:
         store.put_key(revoked)
     return revoked
+
+
+def _check_class(store: DirectoryStore, tenant: str, service_class: str) -> None:
+    """Check it against the tenant's, if there is one; `put_key` is who refuses a key without."""
+    payer = store.tenant(tenant)
+    if payer is not None:
+        check_key_class(service_class, payer)
 
 
 def to_json(key: Key) -> dict[str, Any]:

@@ -26,19 +26,32 @@ class ServiceClass(IntEnum):
         return self.name.lower()
 
 
+SERVICE_CLASSES: Mapping[str, ServiceClass] = MappingProxyType({known.label: known for known in ServiceClass})
+WEIGHT_MAX = 100  # a tenant that needs a larger share than this over another needs a pool of its own
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """Who pays. A suspended tenant's keys are refused. *service_class* bounds what its keys may ask for."""
+    """
+    Who pays. A suspended tenant's keys are refused. *service_class* bounds what its keys may ask for.
+
+    *weight* (1 to 100) is its share: while both wait, weight 3 gets three times the tokens of weight 1.
+    """
 
     id: str
     name: str
     service_class: str = ServiceClass.STANDARD.label
+    weight: int = 1
     is_suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An API key, without its secret: *digest* is the SHA-256 of it in hex, *hint* its last four characters."""
+    """
+    An API key, without its secret: *digest* is the SHA-256 of it in hex, *hint* its last four characters.
+
+    *service_class* is that of its requests, None means its tenant's; the less urgent of the two counts.
+    """
 
     id: str
     tenant: str
@@ -48,6 +61,7 @@ class Key:
     hint: str
     created_ms: int
     expires_ms: int | None = None
+    service_class: str | None = None
     is_revoked: bool = False
 
 

@@ -1,7 +1,7 @@
 """What people declare: tenants, keys, models. Control writes it, the data plane reads snapshots of it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.core.directory import Changes, Key, Model, Snapshot, Tenant
 
@@ -25,6 +25,13 @@ class DirectoryStore(Protocol):
 
     def put_tenant(self, tenant: Tenant, *, must_be_new: bool = False) -> None:
         """Create or replace a tenant, by id. Idempotent, unless it *must_be_new*: then a taken id is AlreadyExists."""
+
+    def change_tenant(self, tenant_id: str, **values: Any) -> Tenant:
+        """
+        Set some fields of a tenant, leaving the others as they are at that moment; gives the tenant.
+
+        Idempotent: a change to what is already so raises no version. NotFoundError if there is no such tenant.
+        """
 
     def put_key(self, key: Key) -> None:
         """Create or replace a key, by id. Idempotent. NotFoundError if its tenant does not exist."""

@@ -70,8 +70,8 @@ class DirectoryFollower:
         try:
             await self.refresh()
         except StoreUnavailable as error:
-            version = self._snapshot.version
-            log.warning("directory_starts_without_store", version=version, is_empty=not version, error=str(error))
+            version, is_empty = self._snapshot.version, not self._snapshot.keys
+            log.warning("directory_starts_without_store", version=version, is_empty=is_empty, error=str(error))
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_saved())]
 
     async def refresh(self) -> None:
@@ -90,7 +90,7 @@ class DirectoryFollower:
         changes = self._store.changes_since(self._snapshot.version)
         if changes is None:
             return self._snapshot
-        base = self._snapshot if changes.version > self._snapshot.version else Snapshot()
+        base = self._snapshot if 0 < self._snapshot.version < changes.version else Snapshot()
         return base.apply(changes)
 
     async def _follow(self) -> None:

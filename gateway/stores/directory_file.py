@@ -1,8 +1,8 @@
 """
 The Directory's snapshot on local disk, for a start without the database.
 
-One JSON object a line: the version, then every row. Written line by line, because encoding 200,000 keys by one call
-would hold Python's lock, and with it the event loop, for half a second.
+One JSON object a line: the version and the fields that rows have, then every row. Written line by line, because
+encoding 200,000 keys by one call would hold Python's lock, and with it the event loop, for half a second.
 """
 
 import json
@@ -20,6 +20,9 @@ from gateway.core.directory import Changes, Key, Model, Snapshot, Tenant
 ROWS_PER_TURN = 200  # rows written before other threads get their turn: some 1 ms
 
 _KINDS: dict[str, type[Tenant | Key | Model]] = {"tenant": Tenant, "key": Key, "model": Model}
+
+# What a version of Sluice knows of each kind; another version's file has other fields.
+_FIELDS = {kind: [field.name for field in fields(row_type)] for kind, row_type in _KINDS.items()}
 
 log = structlog.get_logger()
 
@@ -39,10 +42,17 @@ def save_snapshot(path: Path, snapshot: Snapshot) -> None:
 
 
 def load_snapshot(path: Path) -> Snapshot:
-    """Read the file at *path*; an empty snapshot if there is none, or none that can be read. Blocking."""
+    """
+    Read the file at *path*; an empty snapshot if there is none, or none that can be read. Blocking.
+
+    The rows of a file with other fields than ours count as version 0: they serve until the store answers, and then all
+    is read again, since what they lack may have been declared before the version at which they were written.
+    """
     try:
         with path.open(encoding="utf-8") as file:
-            version = int(json.loads(next(file))["version"])
+            head = json.loads(next(file))
+            version = int(head["version"])
+            is_ours = head.get("fields") == _FIELDS
             rows = [_row(json.loads(line)) for line in file]
     except FileNotFoundError:
         return Snapshot()
@@ -51,7 +61,7 @@ def load_snapshot(path: Path) -> Snapshot:
         return Snapshot()
     return Snapshot().apply(
         Changes(
-            version=version,
+            version=version if is_ours else 0,
             tenants=tuple(row for row in rows if isinstance(row, Tenant)),
             keys=tuple(row for row in rows if isinstance(row, Key)),
             models=tuple(row for row in rows if isinstance(row, Model)),
@@ -60,11 +70,10 @@ def load_snapshot(path: Path) -> Snapshot:
 
 
 def _lines(snapshot: Snapshot) -> Iterator[str]:
-    yield json.dumps({"version": snapshot.version}) + "\n"
+    yield json.dumps({"version": snapshot.version, "fields": _FIELDS}) + "\n"
     for kind, rows in (("tenant", snapshot.tenants), ("key", snapshot.keys), ("model", snapshot.models)):
-        names = [field.name for field in fields(_KINDS[kind])]
         for row in rows.values():
-            yield json.dumps({kind: {name: getattr(row, name) for name in names}}) + "\n"
+            yield json.dumps({kind: {name: getattr(row, name) for name in _FIELDS[kind]}}) + "\n"
 
 
 def _row(line: dict[str, Any]) -> Tenant | Key | Model:

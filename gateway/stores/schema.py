@@ -36,6 +36,7 @@ tenants = Table(
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
     Column("service_class", Text, nullable=False),
+    Column("weight", Integer, nullable=False, server_default="1"),  # the older version still writes while we upgrade
     Column("is_suspended", Boolean, nullable=False),
     Column("version", BigInteger, nullable=False, index=True),
 )
@@ -51,6 +52,7 @@ keys = Table(
     Column("hint", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger),
+    Column("service_class", Text),
     Column("is_revoked", Boolean, nullable=False),
     Column("version", BigInteger, nullable=False, index=True),
 )

@@ -1,7 +1,7 @@
 """The Journal and the Directory in SQL: one code for SQLite and PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -127,11 +127,22 @@ class SqlDirectory:
                 raise AlreadyExists(f"There is a tenant {tenant.id!r} already. Choose another name or id.")
             self._put(connection, tenants, asdict(tenant), version)
 
+    def change_tenant(self, tenant_id: str, **values: Any) -> Tenant:
+        with self._database.writing() as connection:
+            connection.execute(select(directory_state.c.version).with_for_update())  # where writers queue up
+            found = _all(connection, Tenant, select(tenants).where(tenants.c.id == tenant_id))
+            if not found:
+                raise _no_tenant(tenant_id)
+            changed = replace(found[0], **values)
+            if changed != found[0]:
+                self._put(connection, tenants, asdict(changed), _next_version(connection))
+            return changed
+
     def put_key(self, key: Key) -> None:
         with self._database.writing() as connection:
             version = _next_version(connection)
             if not _exists(connection, key.tenant):
-                raise NotFoundError(f"There is no tenant {key.tenant!r}. See `sluice tenants list`.")
+                raise _no_tenant(key.tenant)
             self._put(connection, keys, asdict(key), version)
 
     def put_model(self, model: Model) -> None:
@@ -178,6 +189,10 @@ def _next_version(connection: Connection) -> int:
     statement = update(directory_state).values(version=directory_state.c.version + 1)
     version: int = connection.execute(statement.returning(directory_state.c.version)).scalar_one()
     return version
+
+
+def _no_tenant(tenant_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no tenant {tenant_id!r}. See `sluice tenants list`.")
 
 
 def _exists(connection: Connection, tenant_id: str) -> bool:

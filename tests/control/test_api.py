@@ -36,11 +36,29 @@ def acme(client):
 def test_a_tenant_is_created_listed_suspended_and_resumed(client):
     created = client.post("/admin/v1/tenants", json={"name": "Acme", "service_class": "interactive"})
     assert created.status_code == 201
-    tenant = {"id": "acme", "name": "Acme", "service_class": "interactive", "is_suspended": False}
+    tenant = {"id": "acme", "name": "Acme", "service_class": "interactive", "weight": 1, "is_suspended": False}
     assert created.json() == tenant
     assert client.get("/admin/v1/tenants").json() == {"object": "list", "data": [tenant]}
     assert client.post("/admin/v1/tenants/acme/suspend").json()["is_suspended"]
     assert not client.post("/admin/v1/tenants/acme/resume").json()["is_suspended"]
+
+
+def test_a_change_of_a_tenant_leaves_the_rest_as_it_is(client):
+    client.post("/admin/v1/tenants", json={"name": "Acme", "weight": 7})
+    changed = client.patch("/admin/v1/tenants/acme", json={"service_class": "interactive", "name": None})
+    assert changed.status_code == 200
+    tenant = {"id": "acme", "name": "Acme", "service_class": "interactive", "weight": 7, "is_suspended": False}
+    assert changed.json() == tenant
+    assert client.patch("/admin/v1/tenants/acme", json={}).json() == tenant
+    everything = {"name": "Acme GmbH", "service_class": "batch", "weight": 100, "is_suspended": True}
+    assert client.patch("/admin/v1/tenants/acme", json=everything).json() == {"id": "acme", **everything}
+    assert client.get("/admin/v1/tenants").json()["data"] == [{"id": "acme", **everything}]
+
+
+def test_a_key_has_the_class_that_it_was_given(client, acme):
+    made = client.post("/admin/v1/keys", json={"tenant": "acme", "service_class": "batch"})
+    assert made.json()["service_class"] == "batch"
+    assert client.post("/admin/v1/keys", json={"tenant": "acme"}).json()["service_class"] is None
 
 
 def test_a_keys_secret_is_shown_once_and_its_digest_never(client, acme, directory):
@@ -110,6 +128,14 @@ def test_a_gateway_without_a_token_is_closed(directory, roster, token):
         ("POST", "tenants", {"name": "Acme"}, 409, "already_exists", None),
         ("POST", "tenants", {"name": "x" * 1000}, 400, "invalid_request", "name"),
         ("POST", "tenants", {"name": "X", "service_class": "gold"}, 400, "invalid_request", None),
+        ("POST", "tenants", {"name": "X", "weight": 0}, 400, "invalid_request", None),
+        ("POST", "tenants", {"name": "X", "weight": 1.5}, 400, "invalid_request", "weight"),
+        ("PATCH", "tenants/acme", {"weight": 101}, 400, "invalid_request", None),
+        ("PATCH", "tenants/acme", {"service_class": "gold"}, 400, "invalid_request", None),
+        ("PATCH", "tenants/acme", {"id": "bolt"}, 400, "invalid_request", "id"),
+        ("PATCH", "tenants/ghost", {"weight": 2}, 404, "not_found", None),
+        ("POST", "keys", {"tenant": "acme", "service_class": "interactive"}, 400, "invalid_request", None),
+        ("POST", "keys", {"tenant": "ghost", "service_class": "batch"}, 404, "not_found", None),
         ("POST", "tenants/ghost/suspend", None, 404, "not_found", None),
         ("DELETE", "keys/ghost", None, 404, "not_found", None),
         ("DELETE", "models/ghost", None, 404, "not_found", None),

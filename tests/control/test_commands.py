@@ -59,14 +59,14 @@ def test_before_migrating_every_verb_says_to_migrate(sluice):
 
 
 def test_migrating_says_which_version_there_is_now(sluice):
-    assert json.loads(sluice("migrate", "--format", "json")) == {"version": "0001"}
-    assert "0001" in sluice("migrate")
+    assert json.loads(sluice("migrate", "--format", "json")) == {"version": "0002"}
+    assert "0002" in sluice("migrate")
 
 
 def test_a_key_is_printed_once_and_works(migrated, database):
     made = json.loads(migrated("keys", "create", "--tenant", "acme", "--name", "bot", "--format", "json"))
     assert set(made) == {
-        "key", "id", "tenant", "project", "name", "hint", "created_ms", "expires_ms", "is_revoked"
+        "key", "id", "tenant", "project", "name", "hint", "created_ms", "expires_ms", "service_class", "is_revoked"
     }  # fmt: skip
     assert SqlDirectory(database).key(made["id"]).digest == digest(made["key"])
     listed = migrated("keys", "list") + migrated("keys", "list", "--format", "json")
@@ -109,6 +109,28 @@ def test_a_tenant_is_suspended_and_resumed(migrated):
     assert [tenant["id"] for tenant in json.loads(migrated("tenants", "list", "--format", "json"))] == ["acme"]
 
 
+def test_a_tenant_is_given_another_class_and_weight(migrated):
+    made = json.loads(migrated("tenants", "create", "Bolt", "--class", "batch", "--weight", "2", "--format", "json"))
+    assert (made["service_class"], made["weight"]) == ("batch", 2)
+    set_ = json.loads(migrated("tenants", "set", "bolt", "--class", "interactive", "--format", "json"))
+    assert set_ == {**made, "service_class": "interactive"}
+    assert json.loads(migrated("tenants", "set", "bolt", "--weight", "3", "--format", "json")) == {**set_, "weight": 3}
+    assert "interactive" in migrated("tenants", "list")
+
+
+def test_setting_nothing_of_a_tenant_says_what_can_be_set(migrated):
+    with pytest.raises(SluiceError, match="--name, --class or --weight"):
+        migrated("tenants", "set", "acme")
+
+
+def test_a_key_may_be_less_urgent_than_its_tenant_and_not_more(migrated):
+    made = json.loads(migrated("keys", "create", "--tenant", "acme", "--class", "batch", "--format", "json"))
+    assert made["service_class"] == "batch"
+    assert "batch" in migrated("keys", "list")
+    with pytest.raises(SluiceError, match="sluice tenants set acme --class interactive"):
+        migrated("keys", "create", "--tenant", "acme", "--class", "interactive")
+
+
 def test_a_model_is_served_and_retired(migrated):
     served_ = json.loads(migrated("models", "serve", "Qwen/Qwen3-8B", "--pool", "chat", "--format", "json"))
     assert (served_["name"], served_["pool"], served_["is_retired"]) == ("Qwen/Qwen3-8B", "chat", False)
@@ -146,7 +168,7 @@ def test_a_table_comes_out_of_a_pipe_whole(migrated):
 
 
 @pytest.mark.parametrize(
-    "verb", ["tenants create", "keys create", "models serve", "report usage", "reconcile", "migrate"]
+    "verb", ["tenants create", "tenants set", "keys create", "models serve", "report usage", "reconcile", "migrate"]
 )
 def test_help_has_an_example(sluice, verb):
     words = CliRunner().invoke(app, [*verb.split(), "--help"]).output

@@ -4,7 +4,8 @@ import pytest
 
 from gateway.control.keys import create_key, revoke_key
 from gateway.control.models import declare_model, retire_model
-from gateway.control.tenants import create_tenant, resume_tenant, suspend_tenant
+from gateway.control.tenants import create_tenant, resume_tenant, set_tenant, suspend_tenant
+from gateway.core.directory import Tenant
 from gateway.core.ids import KEY_PREFIX, digest
 from gateway.errors import AlreadyExists, InvalidInput, NotFoundError
 
@@ -40,6 +41,65 @@ def test_a_taken_id_is_refused_and_nothing_is_overwritten(directory):
 def test_an_unknown_class_is_refused_naming_those_there_are(directory):
     with pytest.raises(InvalidInput, match=r"'gold'.*interactive, standard, batch"):
         create_tenant(directory, "Acme", "gold")
+
+
+@pytest.mark.parametrize("weight", [0, -1, 101, 10**30])
+def test_a_weight_out_of_its_range_is_refused_and_nothing_is_written(directory, weight):
+    create_tenant(directory, "Acme", weight=100)
+    with pytest.raises(InvalidInput, match=f"1 to 100, not {weight}"):
+        create_tenant(directory, "Bolt", weight=weight)
+    with pytest.raises(InvalidInput, match=f"1 to 100, not {weight}"):
+        set_tenant(directory, "acme", name="Other", weight=weight)
+    assert directory.tenants() == [Tenant(id="acme", name="Acme", weight=100)]
+
+
+def test_setting_what_is_so_already_changes_nothing(directory):
+    tenant = create_tenant(directory, "Acme", "interactive", weight=3)
+    version = directory.changes_since(0).version
+    assert set_tenant(directory, "acme", name=" Acme ", service_class="interactive", weight=3) == tenant
+    assert set_tenant(directory, "acme") == tenant
+    assert directory.changes_since(version) is None
+
+
+def test_setting_what_cannot_be_is_refused_and_leaves_the_tenant(directory):
+    tenant = create_tenant(directory, "Acme")
+    for values in ({"service_class": "gold"}, {"name": "a\nb"}, {"name": " "}, {"service_class": ""}):
+        with pytest.raises(InvalidInput):
+            set_tenant(directory, "acme", **values)
+    assert directory.tenant("acme") == tenant
+
+
+@pytest.mark.parametrize(
+    ("key_class", "tenant_class", "is_allowed"),
+    [
+        ("interactive", "interactive", True),
+        ("batch", "interactive", True),
+        ("standard", "standard", True),
+        ("interactive", "standard", False),
+        ("standard", "batch", False),
+    ],
+)
+def test_a_keys_class_is_bounded_by_its_tenants(directory, key_class, tenant_class, is_allowed):
+    create_tenant(directory, "Acme", tenant_class)
+    if is_allowed:
+        assert create_key(directory, "acme", now_ms=5, service_class=key_class)[0].service_class == key_class
+    else:
+        with pytest.raises(InvalidInput, match=f"'{key_class}' would be more urgent than .* '{tenant_class}'"):
+            create_key(directory, "acme", now_ms=5, service_class=key_class)
+        assert not directory.keys("acme")
+
+
+def test_a_key_of_an_unknown_class_is_refused_naming_those_there_are(directory):
+    create_tenant(directory, "Acme")
+    with pytest.raises(InvalidInput, match=r"'gold'.*interactive, standard, batch"):
+        create_key(directory, "acme", now_ms=5, service_class="gold")
+
+
+def test_a_key_without_a_class_has_its_tenants_whatever_that_becomes(directory):
+    create_tenant(directory, "Acme")
+    key, _ = create_key(directory, "acme", now_ms=5)
+    set_tenant(directory, "acme", service_class="interactive")
+    assert directory.key(key.id).service_class is None
 
 
 def test_suspending_and_resuming_twice_changes_nothing_more(directory):
@@ -99,7 +159,7 @@ def test_a_retired_model_can_come_back_in_another_pool(directory):
     assert (back.is_retired, back.pool, back.created_ms) == (False, "other", 5)
 
 
-@pytest.mark.parametrize("verb", [suspend_tenant, resume_tenant, revoke_key, retire_model])
+@pytest.mark.parametrize("verb", [suspend_tenant, resume_tenant, set_tenant, revoke_key, retire_model])
 def test_what_is_not_there_is_named(directory, verb):
     with pytest.raises(NotFoundError, match="'ghost'"):
         verb(directory, "ghost")

@@ -5,17 +5,20 @@ import threading
 import time
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from gateway.core.directory import Tenant
 from gateway.errors import InvalidInput, StoreUnavailable
-from gateway.stores.database import Database
+from gateway.stores.database import Database, sqlite_file
 from gateway.stores.schema import check_schema, metadata, meter_events, migrate
 from gateway.stores.sql import SqlDirectory, SqlJournal
 from tests.meter_events import event
 from tests.servers.postgres_server import PASSWORD
+from tests.tidy.source import ROOT
 
 TIMEOUT_S = 2.0
 SLACK_S = 1.0
@@ -142,6 +145,46 @@ def test_a_writer_waits_for_another_and_then_writes(database, impatient):
 def test_migrations_lead_to_the_schema_that_the_code_uses(database):
     with database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_holds(empty_url):
+    """Tenants then weigh one and keys are of their tenant's class; the older version may go on writing meanwhile."""
+    migrate_to(empty_url, "0001")
+    database = Database(empty_url)
+    with pytest.raises(InvalidInput, match="sluice migrate"):
+        check_schema(database)
+    old_tenant = (
+        "INSERT INTO tenants (id, name, service_class, is_suspended, version) VALUES (:id, 'A', 'batch', :no, 1)"
+    )
+    old_key = (
+        "INSERT INTO keys (id, tenant, project, name, digest, hint, created_ms, is_revoked, version)"
+        " VALUES ('k', 'a', 'p', '', 'd', 'h', 1, :no, 1)"
+    )
+    with database.writing() as connection:
+        connection.execute(text(old_tenant), {"id": "a", "no": False})
+        connection.execute(text(old_key), {"no": False})
+    migrate(empty_url)
+    check_schema(database)
+    with database.writing() as connection:
+        connection.execute(text(old_tenant), {"id": "b", "no": False})
+    directory = SqlDirectory(database)
+    a, b = (Tenant(id=identity, name="A", service_class="batch", weight=1) for identity in "ab")
+    assert directory.tenants() == [a, b]
+    assert directory.key("k").service_class is None
+    database.close()
+
+
+def migrate_to(url, revision):
+    """Give an empty database the tables of an older version."""
+    if file := sqlite_file(url):
+        file.touch()
+    database = Database(url)
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "gateway/stores/migrations"))
+    with database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    database.close()
 
 
 def test_the_journal_has_a_column_for_each_field_of_an_event():

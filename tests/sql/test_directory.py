@@ -83,6 +83,47 @@ def test_a_key_needs_its_tenant(directory):
     assert directory.changes_since(0) is None, "a write that failed must not raise the version"
 
 
+def test_a_change_sets_what_is_given_and_keeps_the_rest(directory):
+    directory.put_tenant(replace(ACME, is_suspended=True))
+    changed = replace(ACME, is_suspended=True, weight=3)
+    assert directory.change_tenant("acme", weight=3) == changed
+    assert directory.changes_since(1) == Changes(version=2, tenants=(changed,))
+
+
+def test_a_change_to_what_is_so_already_raises_no_version(directory):
+    directory.put_tenant(ACME)
+    assert directory.change_tenant("acme", weight=ACME.weight) == ACME
+    assert directory.changes_since(1) is None
+
+
+def test_a_change_needs_its_tenant(directory):
+    with pytest.raises(NotFoundError, match="ghost"):
+        directory.change_tenant("ghost", weight=3)
+    assert directory.changes_since(0) is None
+
+
+def test_two_who_change_different_things_of_one_tenant_lose_neither(directory):
+    """Reading a row and writing it back whole would undo what another wrote in between: a suspension, for one."""
+    directory.put_tenant(ACME)
+    for weight in range(2, 12):
+        start = threading.Barrier(2)
+
+        def change(values, start=start):
+            start.wait()
+            return directory.change_tenant("acme", **values)
+
+        is_suspended = weight % 2 == 0
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(change, ({"weight": weight}, {"is_suspended": is_suspended})))
+        assert directory.tenant("acme") == replace(ACME, weight=weight, is_suspended=is_suspended)
+
+
+def test_a_key_keeps_its_class(directory):
+    directory.put_tenant(ACME)
+    directory.put_key(key(1, service_class="batch"))
+    assert directory.key("key_1").service_class == "batch"
+
+
 def test_of_two_who_create_one_tenant_one_is_told(directory):
     start = threading.Barrier(2)
 

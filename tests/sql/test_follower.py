@@ -3,11 +3,14 @@
 import asyncio
 import stat
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 from sqlalchemy import insert, text, update
 
+from gateway.control.keys import create_key
+from gateway.control.tenants import set_tenant
 from gateway.core.directory import Model, Snapshot, Tenant
 from gateway.core.ids import digest
 from gateway.errors import StoreUnavailable
@@ -18,6 +21,9 @@ from gateway.stores.schema import directory_state, keys, migrate
 from gateway.stores.sql import SqlDirectory
 from tests.sql.test_directory import ACME, QWEN, key
 from tests.waiting import until
+
+POLL_S = 0.25
+QUERY_S_MAX = 0.5  # of a machine that does other things too
 
 
 @pytest.fixture
@@ -60,6 +66,23 @@ async def test_a_revoked_key_is_known_within_a_second_at_the_default_poll(direct
     follower = await follow(directory)
     await write(directory.put_key, key(1, is_revoked=True))
     await until(lambda: follower.snapshot.keys[digest("1")].is_revoked, within_s=1)
+
+
+async def test_a_tenants_new_class_and_weight_are_known_within_a_poll(directory, follow):
+    """Within the poll interval, and the time that one query takes."""
+    directory.put_tenant(ACME)
+    follower = await follow(directory, poll_s=POLL_S)
+    await write(partial(set_tenant, directory, "acme", service_class="interactive", weight=3))
+    changed = replace(ACME, service_class="interactive", weight=3)
+    await until(lambda: follower.snapshot.tenants == {"acme": changed}, within_s=POLL_S + QUERY_S_MAX)
+
+
+async def test_a_keys_class_reaches_the_followers_with_the_key(directory, follow):
+    directory.put_tenant(ACME)
+    follower = await follow(directory, poll_s=POLL_S)
+    key, secret = await asyncio.to_thread(create_key, directory, "acme", now_ms=1, service_class="batch")
+    await until(lambda: follower.snapshot.keys == {digest(secret): key}, within_s=POLL_S + QUERY_S_MAX)
+    assert follower.snapshot.keys[digest(secret)].service_class == "batch"
 
 
 async def test_a_refresh_brings_changes_at_once(directory, follow):
@@ -143,16 +166,55 @@ async def test_a_disk_that_takes_no_file_stops_nothing(directory, path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", '{"version": 1}\n{"ghost": {}}\n', '{"version": 1}\n{"key": {"id": "x"}}\n', "\x00"]
+    "content",
+    [
+        "",
+        "{",
+        "[1]",
+        '"x"',
+        "7",
+        '{"fields": {}}\n',
+        '{"version": 1}\n{"ghost": {}}\n',
+        '{"version": 1}\n{"key": {"id": "x"}}\n',
+        "\x00",
+    ],
 )
 def test_a_file_that_makes_no_sense_is_as_good_as_none(path, content):
     path.write_text(content)
     assert load_snapshot(path) == Snapshot()
 
 
+# As the first version wrote it: no fields in the head, neither weights nor keys' classes in the rows.
+OLD_FILE = """{"version": 9}
+{"tenant": {"id": "acme", "name": "Acme", "service_class": "standard", "is_suspended": false}}
+{"key": {"id": "key_1", "tenant": "acme", "project": "default", "name": "", "digest": "DIGEST", "hint": "abcd", \
+"created_ms": 1, "expires_ms": null, "is_revoked": false}}
+{"model": {"name": "qwen3", "pool": "qwen3", "created_ms": 1, "is_retired": false}}
+""".replace("DIGEST", digest("1"))
+
+
+def test_a_file_of_an_older_version_serves_with_what_it_has(path):
+    path.write_text(OLD_FILE)
+    assert load_snapshot(path) == Snapshot(0, {"acme": ACME}, {digest("1"): key(1)}, {"qwen3": QWEN})
+
+
+async def test_after_an_upgrade_nothing_declared_before_it_is_missed(directory, follow, path):
+    """The older version wrote the row at the newest version without the weight that had been set in it by then."""
+    path.write_text(OLD_FILE)
+    directory.put_tenant(replace(ACME, weight=3))
+    for _ in range(8):
+        directory.put_model(QWEN)
+    follower = await follow(directory, poll_s=60)
+    assert follower.snapshot == Snapshot(9, {"acme": replace(ACME, weight=3)}, {}, {"qwen3": QWEN})
+    await until(lambda: load_snapshot(path) == follower.snapshot)
+
+
 def test_a_snapshot_comes_back_from_disk_as_it_was(path):
     snapshot = Snapshot(
-        7, {"acme": ACME}, {digest("1"): key(1, expires_ms=5, name="é")}, {"m": Model(name="m", pool="p", created_ms=1)}
+        7,
+        {"acme": replace(ACME, weight=3)},
+        {digest("1"): key(1, expires_ms=5, name="é", service_class="batch")},
+        {"m": Model(name="m", pool="p", created_ms=1)},
     )
     save_snapshot(path, snapshot)
     assert load_snapshot(path) == snapshot
