@@ -24,6 +24,7 @@ class Outcome(Enum):
     BAD_REQUEST = ("bad_request", 400, "invalid_request_error", "invalid_request", Fault.CLIENT)
     BODY_TOO_LARGE = ("body_too_large", 413, "invalid_request_error", "body_too_large", Fault.CLIENT)
     UNAUTHENTICATED = ("unauthenticated", 401, "authentication_error", "invalid_api_key", Fault.CLIENT)
+    CLASS_NOT_ALLOWED = ("class_not_allowed", 403, "permission_error", "class_not_allowed", Fault.CLIENT)
     UNKNOWN_MODEL = ("unknown_model", 404, "invalid_request_error", "model_not_found", Fault.CLIENT)
     NOT_FOUND = ("not_found", 404, "invalid_request_error", "not_found", Fault.CLIENT)
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "invalid_request_error", "method_not_allowed", Fault.CLIENT)
@@ -35,6 +36,7 @@ class Outcome(Enum):
         Fault.CLIENT,
     )  # the engine's own 4xx, intact
     QUEUE_FULL = ("queue_full", 429, "rate_limit_error", "queue_full", Fault.GATEWAY)
+    WAIT_TOO_LONG = ("wait_too_long", 429, "rate_limit_error", "wait_too_long", Fault.GATEWAY)
     NO_WORKER = ("no_worker", 503, "service_unavailable_error", "no_worker", Fault.GATEWAY)
     DRAINING = ("draining", 503, "service_unavailable_error", "draining", Fault.GATEWAY)
     SPOOL_UNAVAILABLE = ("spool_unavailable", 503, "service_unavailable_error", "spool_unavailable", Fault.GATEWAY)

@@ -29,6 +29,7 @@ DENIALS = frozenset(
         Outcome.BAD_REQUEST,
         Outcome.BODY_TOO_LARGE,
         Outcome.UNAUTHENTICATED,
+        Outcome.CLASS_NOT_ALLOWED,
         Outcome.UNKNOWN_MODEL,
         Outcome.NOT_FOUND,
         Outcome.METHOD_NOT_ALLOWED,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.core.directory import Key, ServiceClass, Tenant
+from gateway.core.directory import SERVICE_CLASSES, Key, ServiceClass, Tenant
 from gateway.core.ids import KEY_PREFIX, digest
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
@@ -12,12 +12,17 @@ from gateway.ports.directory import DirectoryReader
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who pays for a request, by which key, and how urgent its requests are."""
+    """
+    Who pays for a request, by which key, how urgent its requests are and what its tenant's share weighs.
+
+    *service_class* is the most urgent that it may ask for: the key's, never above its tenant's.
+    """
 
     tenant: str
     project: str
     key: str
     service_class: ServiceClass
+    weight: int
 
 
 class Authn:
@@ -46,13 +51,19 @@ class Authn:
             raise Refused(Outcome.UNAUTHENTICATED, f"The API key {key.id} has expired.")
         if tenant is None or tenant.is_suspended:
             raise Refused(Outcome.UNAUTHENTICATED, f"The tenant {key.tenant!r} of this API key is suspended.")
-        return Caller(tenant.id, key.project, key.id, ServiceClass[tenant.service_class.upper()])
+        return Caller(tenant.id, key.project, key.id, _service_class(key, tenant), tenant.weight)
 
 
 def bearer(headers: dict[bytes, bytes]) -> str:
     """Give the bearer token among *headers*, or ''."""
     scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _service_class(key: Key, tenant: Tenant) -> ServiceClass:
+    """Give the less urgent of the two: a tenant's class may have been lowered since the key was made."""
+    bound = SERVICE_CLASSES[tenant.service_class]
+    return max(bound, SERVICE_CLASSES[key.service_class]) if key.service_class else bound
 
 
 def _hint(secret: str) -> str:
