@@ -34,6 +34,7 @@ DENIALS = frozenset(
         Outcome.NOT_FOUND,
         Outcome.METHOD_NOT_ALLOWED,
         Outcome.QUEUE_FULL,
+        Outcome.WAIT_TOO_LONG,
         Outcome.NO_WORKER,
         Outcome.DRAINING,
         Outcome.SPOOL_UNAVAILABLE,
