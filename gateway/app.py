@@ -12,6 +12,7 @@ import time
 import structlog
 
 from gateway.control.api import control_app
+from gateway.core.credit import CreditMode
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
 from gateway.ports.queue import AdmissionQueue, Occupancy
@@ -21,6 +22,7 @@ from gateway.serve.authn import Authn
 from gateway.serve.edge import Edge
 from gateway.serve.health import Component, Health
 from gateway.serve.metering import Metering, MeterRules
+from gateway.serve.placement import Placement
 from gateway.serve.plane import Plane
 from gateway.serve.upstream import Upstream, UpstreamLimits
 from gateway.serve.wire import ConnectionPool
@@ -116,10 +118,11 @@ class Gateway:
 
     def _make_roster(self) -> MemoryRoster | RedisRoster:
         lease_s, suspect_s = self._settings.roster.lease_s, self._settings.upstream.suspect_s
+        mode = CreditMode(self._settings.upstream.credit)
         if self._redis is None:
-            return MemoryRoster(lease_s=lease_s, suspect_s=suspect_s)
+            return MemoryRoster(lease_s=lease_s, suspect_s=suspect_s, credit_mode=mode)
         refresh_s = self._settings.roster.refresh_s
-        return RedisRoster(self._redis, lease_s=lease_s, suspect_s=suspect_s, refresh_s=refresh_s)
+        return RedisRoster(self._redis, lease_s=lease_s, suspect_s=suspect_s, refresh_s=refresh_s, credit_mode=mode)
 
     def _make_spool(self) -> FileSpool:
         spool = self._settings.spool
@@ -156,7 +159,7 @@ class Gateway:
             authn=Authn(self._directory, now_ms),
             directory=self._directory,
             admission=self._admission,
-            roster=self._roster,
+            placement=Placement(self._roster, wait_s_max=upstream.credit_wait_s),
             upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
             shares_prefix_cache=settings.shares_prefix_cache,
         )

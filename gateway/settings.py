@@ -41,6 +41,13 @@ class UpstreamSettings(_Section):
     keep_alive_s: float = Field(4.0, gt=0, description="Below uvicorn's 5 s, so that we are the one that closes.")
     attempts_max: int = Field(2, ge=1, le=5, description="Workers tried before the first byte.")
     suspect_s: float = Field(5.0, gt=0, description="A worker that failed a request is ranked last for this long.")
+    credit: Literal["adaptive", "fixed", "off"] = Field(
+        "adaptive",
+        description="What a worker is given at once: by its behaviour, by its engine's limits, or without a limit.",
+    )
+    credit_wait_s: float = Field(
+        2.0, gt=0, description="A request for which no worker has credit takes the least loaded one after this long."
+    )
 
 
 class SpoolSettings(_Section):
@@ -60,11 +67,31 @@ class SpoolSettings(_Section):
     ship_batch: int = Field(1000, ge=1, description="The most events of one transaction.")
 
 
+class JobSettings(_Section):
+    """The async lane: requests that are taken in for later."""
+
+    concurrency: int = Field(64, ge=1, description="Jobs that one gateway runs at once.")
+    waiting_max: int = Field(100_000, ge=0, description="Jobs that may wait per pool; one more is refused with 429.")
+    limit_s: float = Field(86_400, ge=1, le=86_400, description="A job that could not be served for this long fails.")
+    attempts_max: int = Field(3, ge=1, description="Runs of a job that its workers or gateways fail.")
+    lease_s: float = Field(5.0, ge=1, description="A gateway silent for this long loses its jobs to the others.")
+    result_kept_s: float = Field(86_400, ge=1, description="How long a result is kept from the end of its job.")
+    objects_dir: str = Field("", description="Bodies and results: a folder all gateways share; empty: under home.")
+    webhook_secret: SecretStr | None = Field(None, description="Tenants' webhook secrets derive from it; unset: none.")
+    webhook_retry_s: float = Field(43_200, ge=0, description="How long a webhook is tried from the end of its job.")
+    webhook_pause_s: float = Field(5.0, gt=0, description="Before the second try; doubles with each, up to an hour.")
+    webhook_timeout_s: float = Field(10.0, gt=0, le=30, description="A receiver that takes longer has failed.")
+    allows_http_webhooks: bool = Field(False, description="Let webhooks go to http:// addresses.")
+    allows_private_webhooks: bool = Field(
+        False, description="Let webhooks go to loopback, link-local and private addresses: whoever has a key may then."
+    )
+
+
 class RosterSettings(_Section):
     """Workers' leases."""
 
     lease_s: float = Field(4.0, gt=0, description="A worker silent for this long is no longer listed.")
-    refresh_s: float = Field(0.5, gt=0, description="How often gateways read one another's workers.")
+    refresh_s: float = Field(0.2, gt=0, description="How often gateways tell one another of their workers.")
 
 
 class Settings(_Section):
@@ -95,6 +122,7 @@ class Settings(_Section):
     upstream: UpstreamSettings = UpstreamSettings()
     spool: SpoolSettings = SpoolSettings()
     roster: RosterSettings = RosterSettings()
+    jobs: JobSettings = JobSettings()
 
     @property
     def sql_url(self) -> str:
@@ -105,6 +133,11 @@ class Settings(_Section):
     def spool_dir(self) -> Path:
         """Where the spools of this host's gateways lie, one folder each."""
         return self.home / "spool"
+
+    @property
+    def objects_dir(self) -> Path:
+        """Where the bodies and results of jobs lie."""
+        return Path(self.jobs.objects_dir) if self.jobs.objects_dir else self.home / "objects"
 
     @property
     def snapshot_path(self) -> Path:

@@ -37,6 +37,11 @@ class ChatRequest:
     body: bytes = field(repr=False)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Estimate the tokens an engine has to prefill."""
+        return len(self.body) // BYTES_PER_TOKEN
+
+    @property
     def work(self) -> int:
         """Predict the tokens this request costs an engine: its prompt plus twice its completion (decode costs more)."""
         completion = min(self.max_tokens or COMPLETION_TOKENS_GUESS, COMPLETION_TOKENS_GUESS)

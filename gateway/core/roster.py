@@ -20,7 +20,7 @@ class Beat:
     """
     One beat of a worker's agent. *url* is where gateways reach the engine, *engine_key* the bearer it asks for.
 
-    `*_tokens_total` are the engine's cumulative counters since *engine_started_ms* (Unix ms; 0 while it is not up);
+    `*_total` are the engine's cumulative counters since *engine_started_ms* (Unix ms; 0 while it is not up);
     `probe_*` are the agent's own readiness requests within them. *cause* says why the engine is down, for people.
     *engine* is what runs there, "vllm" or "sim": who does not say has a real one, which no drill may burden.
     """
@@ -42,6 +42,7 @@ class Beat:
     completion_tokens_total: int = 0
     probe_prompt_tokens: int = 0
     probe_completion_tokens: int = 0
+    preemptions_total: int = 0
     restarts: int = 0
     cause: str = ""
     engine: str = "vllm"

@@ -1,11 +1,39 @@
-"""Which workers answer now, and how loaded they are. Leases that expire."""
+"""Which workers answer now, how loaded they are, and how much more each may be given. Leases that expire."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol, Self
 
+from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import Beat
 from gateway.core.routing import WorkerView
+
+
+class Working(Protocol):
+    """
+    One request's share of a worker, counted from its making to `end`, or to the end of the block it is used as.
+
+    *predicted_ttft_s* is when its first token is expected, in seconds from then.
+    """
+
+    @property
+    def predicted_ttft_s(self) -> float: ...
+
+    def prefilled(self, *, is_observed: bool = True) -> None:
+        """
+        Note that the prompt is computed: its tokens leave the worker's outstanding prefill. Repeating changes nothing.
+
+        *is_observed*: the first token has just come, so this is a TTFT to learn from, not the prediction come true.
+        """
+
+    def end(self) -> None:
+        """Note that the request is off the worker. Repeating changes nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Roster(Protocol):
@@ -23,13 +51,27 @@ class Roster(Protocol):
         """Strike a worker off, everywhere; unknown workers are fine."""
 
     def views(self, pool: str) -> Sequence[WorkerView]:
-        """List the pool's workers as the router weighs them, this gateway's own work on each included. Never blocks."""
+        """
+        List the pool's workers as the router weighs them, this gateway's own work on each included. Never blocks.
+
+        The list is the roster's own and holds until the next change: read it before you await, and keep it no longer.
+        """
 
     def beats(self) -> Sequence[Beat]:
         """List the last beat of every worker whose lease holds."""
 
-    def working(self, worker: str, work: int) -> AbstractContextManager[None]:
-        """Count *work* tokens and one request as outstanding on *worker* while the block runs."""
+    def working(self, worker: str, work: int, prompt_tokens: int = 0) -> Working:
+        """
+        Count *work* tokens, one request and *prompt_tokens* of prefill as outstanding on *worker* from now on.
+
+        A store that is shared tells the other gateways soon after, until then they do not know.
+        """
+
+    def hear(self, worker: str, load: EngineLoad) -> None:
+        """Take what *worker*'s engine said of its load in an answer's head."""
+
+    def watch(self, listener: Callable[[str], None]) -> None:
+        """Have *listener* called with a pool's name when one of its workers may have got room; it must not block."""
 
     def suspect(self, worker: str) -> None:
         """Note that *worker* just failed a request: it ranks last for `suspect_s`, or until it is trusted."""

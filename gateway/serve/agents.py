@@ -43,6 +43,7 @@ class _BeatBody(BaseModel):
     completion_tokens_total: int = Field(0, ge=0)
     probe_prompt_tokens: int = Field(0, ge=0)
     probe_completion_tokens: int = Field(0, ge=0)
+    preemptions_total: int = Field(0, ge=0)
     restarts: int = Field(0, ge=0)
     cause: str = Field("", max_length=2000)
     engine: str = Field("vllm", pattern=r"^[a-z0-9-]{1,20}$")

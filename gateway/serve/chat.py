@@ -1,7 +1,6 @@
 """Chat completions: the path of one request, from bearer key to meter event."""
 
 from gateway.core.request import parse_chat
-from gateway.core.routing import rank
 from gateway.core.sse import DONE, strip_usage
 from gateway.serve.http import Call, Reply
 from gateway.serve.metering import MeterRecord
@@ -21,11 +20,13 @@ async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
         record.caller = caller = plane.authn.identify(call.headers)  # 401
         record.request = request = parse_chat(await call.body(), plane.cache_salt(caller))  # 400, 413
         record.model = model = plane.model(request.model)  # 404
-        async with plane.admission.enter(model, record):  # 429 full, 503 draining or no worker
-            ranked = rank(request.model, request.work, plane.roster.views(model.pool))  # 503 none
-            async with plane.upstream.open(ranked, request, PATH, record.dispatch) as answer:  # 502, 504
-                reply.describe(answer.worker, record.queue_ms)
-                await relay(answer, record, reply)
+        async with (
+            plane.admission.enter(model, record),  # 429 full, 503 draining or no worker
+            plane.placement.place(model.pool, request) as place,  # on a worker with credit; 503 none
+            plane.upstream.open(place, request, PATH, record.dispatch) as answer,  # 502, 504
+        ):
+            reply.describe(answer.worker, record.queue_ms)
+            await relay(answer, record, reply)
 
 
 async def relay(answer: Answer, record: MeterRecord, reply: Reply) -> None:

@@ -6,10 +6,10 @@ from gateway.core.directory import Model
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
 from gateway.ports.directory import DirectoryReader
-from gateway.ports.roster import Roster
 from gateway.serve.admission import Admission
 from gateway.serve.authn import Authn, Caller
 from gateway.serve.metering import Metering
+from gateway.serve.placement import Placement
 from gateway.serve.upstream import Upstream
 
 
@@ -21,7 +21,7 @@ class Plane:
     authn: Authn
     directory: DirectoryReader
     admission: Admission
-    roster: Roster
+    placement: Placement
     upstream: Upstream
     shares_prefix_cache: bool
 

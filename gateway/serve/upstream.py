@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from gateway.core import engine_load
 from gateway.core.outcome import Outcome
 from gateway.core.request import ChatRequest
 from gateway.core.routing import WorkerView
 from gateway.core.sse import DONE, ERROR_PREFIX, FrameBuffer, has_only_role
 from gateway.errors import Refused, WorkerFailed
 from gateway.ports.roster import Roster
+from gateway.serve.placement import Place
 from gateway.serve.wire import Connection, ConnectionBroken, ConnectionPool, TookTooLong
 
 log = structlog.get_logger()
@@ -103,45 +105,46 @@ class Upstream:
 
     @asynccontextmanager
     async def open(
-        self, ranked: Sequence[WorkerView], request: ChatRequest, path: str, on_dispatch: Callable[[WorkerView], str]
+        self, place: Place, request: ChatRequest, path: str, on_dispatch: Callable[[WorkerView], str]
     ) -> AsyncIterator[Answer]:
         """
-        Send *request* to the best of *ranked* that answers; give its Answer with the first byte already there.
+        Send *request* to the worker it is placed on, or on to others; give an Answer with the first byte already there.
 
         *on_dispatch* is told of each worker before it is tried and gives the request id it will see. Leaving the block
         early drops the connection, which stops the engine's work. Raises Refused(UPSTREAM_*) when all tries failed.
         """
         failures: list[WorkerFailed] = []
-        for worker in ranked[: self._limits.attempts_max]:
-            request_id = on_dispatch(worker)
-            with self._roster.working(worker.id, request.work):
-                try:
-                    connection, answer = await self._try(worker, _head(worker, path, request, request_id), request)
-                except WorkerFailed as failure:
-                    self._blame(failure)
-                    failures.append(failure)
+        while True:
+            worker = place.worker
+            head = _head(worker, path, request, on_dispatch(worker))
+            try:
+                connection, answer = await self._try(place, head + request.body)
+            except WorkerFailed as failure:
+                self._blame(failure)
+                failures.append(failure)
+                if len(failures) < self._limits.attempts_max and await place.elsewhere():
                     continue
-                try:
-                    yield answer
-                    await _read_end(connection, answer)
-                except WorkerFailed as failure:
-                    self._blame(failure)
-                    raise _refusal([failure], "in mid-stream") from failure
-                finally:
-                    self._connections.give_back(worker.url, connection)
-                self._roster.trust(worker.id)
-                return
-        raise _refusal(failures, "before answering") from failures[-1]
+                raise _refusal(failures, "before answering") from failure
+            try:
+                yield answer
+                await _read_end(connection, answer)
+            except WorkerFailed as failure:
+                self._blame(failure)
+                raise _refusal([failure], "in mid-stream") from failure
+            finally:
+                self._connections.give_back(worker.url, connection)
+            self._roster.trust(worker.id)
+            return
 
     def _blame(self, failure: WorkerFailed) -> None:
         log.warning("worker_failed", worker=failure.worker, reason=failure.reason)
         self._roster.suspect(failure.worker)
         self._on_failure(failure.worker)
 
-    async def _try(self, worker: WorkerView, head: bytes, request: ChatRequest) -> tuple[Connection, Answer]:
-        connection = await self._exchange(worker, head + request.body)
+    async def _try(self, place: Place, data: bytes) -> tuple[Connection, Answer]:
+        connection = await self._exchange(place.worker, data)
         try:
-            answer = await self._first_answer(worker, connection)
+            answer = await self._first_answer(place, connection)
         except BaseException:  # cancelled included: the engine must not work on for nobody
             connection.close()
             raise
@@ -175,8 +178,8 @@ class Upstream:
             raise
         return connection
 
-    async def _first_answer(self, worker: WorkerView, connection: Connection) -> Answer:
-        status = connection.status
+    async def _first_answer(self, place: Place, connection: Connection) -> Answer:
+        worker, status = place.worker, connection.status
         if status >= 500 or status in _WORKERS_FAULTS:
             raise WorkerFailed(worker.id, f"it answered {status}")
         is_stream = connection.headers.get(b"content-type", b"").startswith(b"text/event-stream")
@@ -184,6 +187,7 @@ class Upstream:
         answer = Answer(worker.id, status, is_stream, b"", connection, FrameBuffer(), limit)
         if is_stream:
             answer.body = await answer.read_frames(self._limits.first_byte_timeout_s)
+            place.prefilled()
             if has_only_role(answer.body):  # until there is content, another worker can still take over
                 answer.body += await answer.read_frames(self._limits.first_byte_timeout_s)
             if ERROR_PREFIX in answer.body:
@@ -191,6 +195,8 @@ class Upstream:
         else:
             with _as_worker_failure(worker.id):
                 answer.body = await _read_all(connection, limit)
+        if load := engine_load.read_engine_load(connection.headers.get(engine_load.HEADER)):
+            self._roster.hear(worker.id, load)
         return answer
 
 
@@ -233,7 +239,7 @@ def _head(worker: WorkerView, path: str, request: ChatRequest, request_id: str) 
     key = f"authorization: Bearer {worker.engine_key}\r\n" if worker.engine_key else ""
     return (
         f"POST {path} HTTP/1.1\r\nhost: {host}\r\n{key}content-type: application/json\r\n"
-        f"content-length: {len(request.body)}\r\nx-request-id: {request_id}\r\n\r\n"
+        f"content-length: {len(request.body)}\r\n{engine_load.ASK}\r\nx-request-id: {request_id}\r\n\r\n"
     ).encode()
 
 

@@ -1,13 +1,20 @@
 """The roster of one gateway: the workers whose beats it knows, and its own work on each."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from types import TracebackType
+from typing import Self
 
+from gateway.core.credit import CreditMode, WorkerCredit
+from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import Beat
 from gateway.core.routing import WorkerView
+from gateway.stores.worker_work import Told, WorkerWork
+
+_UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nobody is given to it
 
 
 @dataclass(slots=True)
@@ -16,44 +23,107 @@ class _Entry:
 
     beat: Beat
     ends_s: float
-    others_in_flight: int
+    credit: WorkerCredit
+    models: frozenset[str] = frozenset()
     suspect_until_s: float = -inf
 
-
-@dataclass(slots=True)
-class _Work:
-    """What this gateway has outstanding on a worker; it outlives the worker's lease."""
-
-    tokens: int = 0
-    requests: int = 0
+    def is_same_engine(self, beat: Beat) -> bool:
+        """Tell whether *beat* is of the engine whose credit this is."""
+        mine = self.beat
+        limits = (mine.max_seqs, mine.max_batched_tokens, mine.engine_started_ms)
+        return limits == (beat.max_seqs, beat.max_batched_tokens, beat.engine_started_ms)
 
 
 @dataclass(slots=True)
 class _Page:
     """The views of one pool: made anew only for workers that changed, and looked through only when time is up."""
 
-    views: dict[str, WorkerView] = field(default_factory=dict)
+    views: list[WorkerView] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)  # where in *views* a worker stands
     changed: set[str] = field(default_factory=set)
-    listed: tuple[WorkerView, ...] | None = None
-    due_s: float = inf  # no lease or suspicion ends before
+    due_s: float = inf  # no lease, suspicion or word of another gateway ends before
+
+    @property
+    def workers(self) -> set[str]:
+        return self.places.keys() | self.changed
+
+    def put(self, view: WorkerView) -> None:
+        place = self.places.setdefault(view.id, len(self.views))
+        self.views[place : place + 1] = [view]
+
+    def drop(self, worker: str) -> None:
+        """Take a worker out; the last one moves to its place."""
+        self.changed.discard(worker)
+        place = self.places.pop(worker, None)
+        if place is not None:
+            last = self.views.pop()
+            if last.id != worker:
+                self.views[place] = last
+                self.places[last.id] = place
+
+
+class _Working:
+    """A Working of a MemoryRoster."""
+
+    __slots__ = ("_ahead", "_began_s", "_prefill_tokens", "_roster", "_work", "_worker", "predicted_ttft_s")
+
+    def __init__(self, roster: "MemoryRoster", worker: str, work: int, prompt_tokens: int) -> None:
+        self._roster = roster
+        self._worker = worker
+        self._work: int | None = work
+        self._prefill_tokens = prompt_tokens
+        self._began_s = roster.now_s()
+        self._ahead, self.predicted_ttft_s = roster.begin(worker, work, prompt_tokens)
+
+    def prefilled(self, *, is_observed: bool = True) -> None:
+        if not self._prefill_tokens:
+            return
+        prefill_tokens, self._prefill_tokens = self._prefill_tokens, 0
+        self._roster.count(self._worker, 0, 0, -prefill_tokens)
+        if is_observed:
+            self._roster.credit(self._worker).note_first_token(self._roster.now_s() - self._began_s, self._ahead)
+
+    def end(self) -> None:
+        if self._work is None:
+            return
+        work, self._work = self._work, None
+        prefill_tokens, self._prefill_tokens = self._prefill_tokens, 0
+        self._roster.count(self._worker, -work, -1, -prefill_tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
 
 
 class MemoryRoster:
     """
     A Roster in memory. *clock* gives monotonic seconds.
 
-    `views` is asked for with every request: it remakes the views of workers that changed since, and copies the rest.
+    `views` is asked for with every request: it remakes the views of workers that changed since, and touches no other.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, *, lease_s: float = 4.0, suspect_s: float = 5.0
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        lease_s: float = 4.0,
+        suspect_s: float = 5.0,
+        credit_mode: CreditMode = CreditMode.ADAPTIVE,
     ) -> None:
-        self._clock = clock
+        self.now_s = clock
+        self.busy: set[str] = set()  # workers on which own work changed; whoever shares it takes them out
+        self.has_news = asyncio.Event()  # something others should hear of soon: room on a worker that had none
         self._lease_s = lease_s
         self._suspect_s = suspect_s
+        self._credit_mode = credit_mode
         self._entries: dict[str, _Entry] = {}
-        self._work: dict[str, _Work] = {}
+        self._work: dict[str, WorkerWork] = {}
         self._pages: dict[str, _Page] = {}
+        self._listeners: list[Callable[[str], None]] = []
 
     async def beat(self, beat: Beat) -> None:
         self.note(beat, self._lease_s)
@@ -64,20 +134,27 @@ class MemoryRoster:
         if entry and entry.beat.pool != beat.pool:
             self._strike(beat.worker)
             entry = None
-        work = self._work.get(beat.worker)
-        others = max(0, beat.running + beat.waiting - (work.requests if work else 0))
-        ends_s = self._clock() + lease_s
-        if entry:
-            entry.beat, entry.ends_s, entry.others_in_flight = beat, ends_s, others
-        else:
-            self._entries[beat.worker] = _Entry(beat, ends_s, others)
-        self._change(beat.worker, ends_s)
+        now_s = self.now_s()
+        if entry is None or not entry.is_same_engine(beat):
+            entry = self._entries[beat.worker] = self._enlist(beat, entry)
+        entry.beat, entry.ends_s, entry.models = beat, now_s + lease_s, frozenset(beat.models)
+        entry.credit.beat(now_s, beat)
+        work = self._work.setdefault(beat.worker, WorkerWork())
+        work.report(beat.running + beat.waiting)
+        if work.requests:
+            self.busy.add(beat.worker)  # told again: what others know of it has a lease too
+        self._change(beat.worker, entry.ends_s)
+
+    def _enlist(self, beat: Beat, before: _Entry | None) -> _Entry:
+        credit = WorkerCredit(beat.max_seqs, beat.max_batched_tokens, self._credit_mode)
+        suspect_until_s = before.suspect_until_s if before else -inf
+        return _Entry(beat, inf, credit, suspect_until_s=suspect_until_s)
 
     def extend(self, worker: str) -> None:
         """Renew the lease of a worker without a beat of it: there is no way to hear one."""
         entry = self._entries.get(worker)
         if entry:
-            entry.ends_s = self._clock() + self._lease_s
+            entry.ends_s = self.now_s() + self._lease_s
 
     async def forget(self, worker: str) -> None:
         self._strike(worker)
@@ -86,32 +163,32 @@ class MemoryRoster:
         page = self._pages.get(pool)
         if page is None:
             return ()
-        if self._clock() >= page.due_s:
+        if self.now_s() >= page.due_s:
             self._look_through(page)
         if page.changed:
-            page.views.update((worker, self._view(worker)) for worker in page.changed)
+            for worker in page.changed:
+                page.put(self._view(worker))
             page.changed.clear()
-            page.listed = None
-        if page.listed is None:
-            page.listed = tuple(page.views.values())
-        return page.listed
+        return page.views
 
     def beats(self) -> Sequence[Beat]:
-        now_s = self._clock()
+        now_s = self.now_s()
         return [entry.beat for entry in self._entries.values() if entry.ends_s > now_s]
 
-    @contextmanager
-    def working(self, worker: str, work: int) -> Iterator[None]:
-        self._count(worker, work, 1)
-        try:
-            yield
-        finally:
-            self._count(worker, -work, -1)
+    def working(self, worker: str, work: int, prompt_tokens: int = 0) -> _Working:
+        return _Working(self, worker, work, prompt_tokens)
+
+    def hear(self, worker: str, load: EngineLoad) -> None:
+        if self.credit(worker).hear(self.now_s(), load):
+            self._change(worker)
+
+    def watch(self, listener: Callable[[str], None]) -> None:
+        self._listeners.append(listener)
 
     def suspect(self, worker: str) -> None:
         entry = self._entries.get(worker)
         if entry:
-            entry.suspect_until_s = self._clock() + self._suspect_s
+            entry.suspect_until_s = self.now_s() + self._suspect_s
             self._change(worker, entry.suspect_until_s)
 
     def trust(self, worker: str) -> None:
@@ -126,26 +203,60 @@ class MemoryRoster:
     async def aclose(self) -> None:
         """Nothing to stop."""
 
-    def _count(self, worker: str, tokens: int, requests: int) -> None:
-        work = self._work.setdefault(worker, _Work())
-        work.tokens += tokens
-        work.requests += requests
-        if not work.requests:
-            del self._work[worker]
-        self._change(worker)
-
-    def _change(self, worker: str, until_s: float = inf) -> None:
-        """Have the view of *worker* made anew, and once more at *until_s*."""
+    def credit(self, worker: str) -> WorkerCredit:
+        """Give a listed worker's credit; an empty one for others."""
         entry = self._entries.get(worker)
-        if entry:
-            page = self._pages.setdefault(entry.beat.pool, _Page())
-            page.changed.add(worker)
-            page.due_s = min(page.due_s, until_s)
+        return entry.credit if entry else _UNKNOWN
+
+    def begin(self, worker: str, work: int, prompt_tokens: int) -> tuple[int, float]:
+        """Count a request; gives the prefill tokens ahead of its first token, and when that is predicted."""
+        self.count(worker, work, 1, prompt_tokens)
+        known, credit = self._work[worker], self.credit(worker)
+        credit.use(known.requests + known.others)
+        ahead = known.prefill_tokens
+        return ahead, credit.predicted_ttft_s(ahead)
+
+    def count(self, worker: str, tokens: int, requests: int, prefill_tokens: int) -> None:
+        """Add to this gateway's own work on a worker, or take from it."""
+        work = self._work.get(worker)
+        if work is None:
+            work = self._work[worker] = WorkerWork()
+        work.count(tokens, requests, prefill_tokens)
+        self.busy.add(worker)
+        if requests and work.requests + work.others + (requests < 0) >= self.credit(worker).seqs:
+            self.has_news.set()
+        self._change(worker, has_room=requests <= 0)
+        if not work.requests and worker not in self._entries:
+            del self._work[worker]
+
+    def own(self, worker: str) -> tuple[int, int]:
+        """Give this gateway's requests and outstanding prompt tokens on a worker."""
+        work = self._work.get(worker)
+        return (work.requests, work.own_prefill_tokens) if work else (0, 0)
+
+    def tell(self, worker: str, gateway: str, requests: int, prefill_tokens: int) -> None:
+        """Take what another gateway has outstanding on a worker; its word holds for a lease."""
+        if worker in self._entries:
+            ends_s = self.now_s() + self._lease_s
+            self._work[worker].tell(gateway, Told(requests, prefill_tokens, ends_s))
+            self._change(worker, ends_s)
+
+    def _change(self, worker: str, until_s: float = inf, *, has_room: bool = True) -> None:
+        """Have the view of *worker* made anew, and once more at *until_s*; tell who waits if it may have room."""
+        entry = self._entries.get(worker)
+        if entry is None:
+            return
+        page = self._pages.setdefault(entry.beat.pool, _Page())
+        page.changed.add(worker)
+        page.due_s = min(page.due_s, until_s)
+        if has_room:
+            for listener in self._listeners:
+                listener(entry.beat.pool)
 
     def _look_through(self, page: _Page) -> None:
-        """Strike off whose lease has ended, clear whose suspicion has, and find out when to look again."""
-        now_s, page.due_s = self._clock(), inf
-        for worker in {*page.views, *page.changed}:
+        """Strike off whose lease has ended, clear what else has, and find out when to look again."""
+        now_s, page.due_s = self.now_s(), inf
+        for worker in page.workers:
             entry = self._entries[worker]
             if entry.ends_s <= now_s:
                 self._strike(worker)
@@ -153,33 +264,46 @@ class MemoryRoster:
             if -inf < entry.suspect_until_s <= now_s:
                 self.trust(worker)
             suspect_until_s = entry.suspect_until_s if entry.suspect_until_s > now_s else inf
-            page.due_s = min(page.due_s, entry.ends_s, suspect_until_s)
+            page.due_s = min(page.due_s, entry.ends_s, suspect_until_s, self._expire_told(worker, now_s))
+
+    def _expire_told(self, worker: str, now_s: float) -> float:
+        work = self._work.get(worker)
+        if work is None or not work.told:
+            return inf
+        told = len(work.told)
+        ends_s = work.expire(now_s)
+        if len(work.told) < told:
+            self._change(worker)
+        return ends_s
 
     def _strike(self, worker: str) -> None:
         entry = self._entries.pop(worker, None)
         if entry:
             page = self._pages[entry.beat.pool]
-            page.changed.discard(worker)
-            page.views.pop(worker, None)
-            page.listed = None
-            if not (page.views or page.changed):
+            page.drop(worker)
+            if not page.workers:
                 del self._pages[entry.beat.pool]
+            if not self._work[worker].requests:
+                del self._work[worker]
 
     def _view(self, worker: str) -> WorkerView:
-        entry, work = self._entries[worker], self._work.get(worker)
-        beat = entry.beat
+        entry, work = self._entries[worker], self._work[worker]
+        beat, credit = entry.beat, entry.credit
         return WorkerView(
             id=worker,
             pool=beat.pool,
-            models=frozenset(beat.models),
+            models=entry.models,
             url=beat.url,
             state=beat.state,
             engine_key=beat.engine_key,
             max_seqs=beat.max_seqs,
             kv_cache_usage=beat.kv_cache_usage,
-            outstanding_tokens=work.tokens if work else 0,
-            in_flight=work.requests if work else 0,
-            others_in_flight=entry.others_in_flight,
+            outstanding_tokens=work.tokens,
+            in_flight=work.requests,
+            others_in_flight=work.others,
+            prefill_tokens=work.prefill_tokens,
+            credit_seqs=credit.seqs,
+            credit_prefill_tokens=credit.prefill_tokens,
             is_suspect=entry.suspect_until_s > -inf,
         )
 
@@ -187,5 +311,5 @@ class MemoryRoster:
         return len(self._entries)
 
     def __repr__(self) -> str:
-        pools = ", ".join(f"{len(page.views.keys() | page.changed)} in {pool}" for pool, page in self._pages.items())
+        pools = ", ".join(f"{len(page.workers)} in {pool}" for pool, page in self._pages.items())
         return f"<MemoryRoster [{pools or 'no workers'}]>"

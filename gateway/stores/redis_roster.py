@@ -2,25 +2,30 @@
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
+from gateway.core.credit import CreditMode
+from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import Beat, WorkerState
 from gateway.core.routing import WorkerView
 from gateway.errors import StoreUnavailable
+from gateway.ports.roster import Working
 from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.redis_client import Script, redis_answering
 
 READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 5 ms
 STRUCK_OFF = ""
+HURRY = 4  # news that others may be waiting for is told so many times as often
 
-_KEYS = [f"sluice:{{roster}}:{name}" for name in ("beats", "leases", "versions", "version")]
+_KEYS = [f"sluice:{{roster}}:{name}" for name in ("beats", "leases", "versions", "version", "work", "told")]
 _SHARE = Script("roster")
 _FIELDS = {field.name for field in fields(Beat)}
 
@@ -30,6 +35,8 @@ log = structlog.get_logger()
 class RedisRoster:
     """
     A Roster in memory whose news travels through Redis: every *refresh_s*, and at once when a worker's state changes.
+
+    News are beats, and what each gateway has outstanding on the workers on which that changed.
 
     With Redis away it goes on with what it last saw: a worker that only others hear of is listed until Redis is back,
     for its silence here says nothing.
@@ -42,20 +49,21 @@ class RedisRoster:
         *,
         lease_s: float = 4.0,
         suspect_s: float = 5.0,
-        refresh_s: float = 0.5,
+        refresh_s: float = 0.2,
         store_timeout_s: float = 0.5,
+        credit_mode: CreditMode = CreditMode.ADAPTIVE,
     ) -> None:
         self.is_up = True
         self._redis = redis
-        self._local = MemoryRoster(clock, lease_s=lease_s, suspect_s=suspect_s)
+        self._local = MemoryRoster(clock, lease_s=lease_s, suspect_s=suspect_s, credit_mode=credit_mode)
+        self._owner = secrets.token_hex(8)
         self._lease_ms = int(lease_s * 1000)
         self._refresh_s = refresh_s
         self._store_timeout_s = store_timeout_s
         self._states: dict[str, WorkerState] = {}  # of the workers that beat here
         self._foreign: set[str] = set()  # the workers that only others hear of
         self._unsent: dict[str, str] = {}
-        self._version = 0
-        self._has_news = asyncio.Event()
+        self._version = self._told_ms = 0
         self._task: asyncio.Task[None] | None = None
 
     async def beat(self, beat: Beat) -> None:
@@ -64,12 +72,12 @@ class RedisRoster:
         self._unsent[beat.worker] = _write(beat)
         if self._states.get(beat.worker) is not beat.state:
             self._states[beat.worker] = beat.state
-            self._has_news.set()
+            self._local.has_news.set()
 
     async def forget(self, worker: str) -> None:
         await self._strike_off(worker)
         self._unsent[worker] = STRUCK_OFF
-        self._has_news.set()
+        self._local.has_news.set()
 
     def views(self, pool: str) -> Sequence[WorkerView]:
         return self._local.views(pool)
@@ -77,8 +85,14 @@ class RedisRoster:
     def beats(self) -> Sequence[Beat]:
         return self._local.beats()
 
-    def working(self, worker: str, work: int) -> AbstractContextManager[None]:
-        return self._local.working(worker, work)
+    def working(self, worker: str, work: int, prompt_tokens: int = 0) -> Working:
+        return self._local.working(worker, work, prompt_tokens)
+
+    def hear(self, worker: str, load: EngineLoad) -> None:
+        self._local.hear(worker, load)
+
+    def watch(self, listener: Callable[[str], None]) -> None:
+        self._local.watch(listener)
 
     def suspect(self, worker: str) -> None:
         self._local.suspect(worker)
@@ -98,30 +112,41 @@ class RedisRoster:
     async def _share(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_s):
-                    await self._has_news.wait()
+                async with asyncio.timeout(self._refresh_s * (1 - 1 / HURRY)):
+                    await self._local.has_news.wait()
             try:
                 await self._refresh()
             except Exception:  # what one gateway wrote must not end another's sharing
                 log.exception("roster_failed")
                 await asyncio.sleep(self._refresh_s)
+            await asyncio.sleep(self._refresh_s / HURRY)  # what happens together is told together
 
     async def _refresh(self) -> None:
         """Tell the news and take in the others'; with Redis away, keep the news and what is known."""
-        self._has_news.clear()
+        self._local.has_news.clear()
         telling, self._unsent = self._current(self._unsent), {}
+        busy, self._local.busy = self._local.busy, set()
         try:
             async with redis_answering(self._store_timeout_s):
-                pairs = [word for pair in telling.items() for word in pair]
-                self._version, *news = await _SHARE.run(self._redis, _KEYS, [self._version, self._lease_ms, *pairs])
+                self._version, self._told_ms, told, *news = await _SHARE.run(
+                    self._redis, _KEYS, self._news(telling, busy)
+                )
         except StoreUnavailable as error:
             self._unsent = telling | self._unsent
+            self._local.busy |= busy
             for worker in self._foreign:
                 self._local.extend(worker)
             self._note_change(is_up=False, reason=error.reason)
         else:
             self._note_change(is_up=True)
             await self._take_in(news)
+            await self._take_in_told(told)
+
+    def _news(self, telling: dict[str, str], busy: set[str]) -> list[str | int]:
+        """Give the script's arguments: beats, and this gateway's own work on each *busy* worker."""
+        beats = [word for pair in telling.items() for word in pair]
+        work = [word for worker in busy for word in (worker, "{} {}".format(*self._local.own(worker)))]
+        return [self._version, self._lease_ms, self._owner, self._told_ms, len(beats), *beats, *work]
 
     def _current(self, unsent: dict[str, str]) -> dict[str, str]:
         """Leave out beats whose lease has ended while they waited for Redis; forget what was noted of such workers."""
@@ -144,6 +169,15 @@ class RedisRoster:
                     self._local.note(beat, int(left_ms) / 1000)
                     self._foreign.add(worker)
                     self._states.pop(worker, None)
+
+    async def _take_in_told(self, told: list[str]) -> None:
+        """Take in what other gateways have outstanding: gateway, worker, "requests tokens", and so on."""
+        for start in range(0, len(told), 3 * READ_AT_ONCE):
+            await asyncio.sleep(0)
+            chunk = told[start : start + 3 * READ_AT_ONCE]
+            for gateway, worker, work in zip(chunk[::3], chunk[1::3], chunk[2::3], strict=True):
+                requests, prefill_tokens = map(int, work.split())
+                self._local.tell(worker, gateway, requests, prefill_tokens)
 
     async def _strike_off(self, worker: str) -> None:
         await self._local.forget(worker)

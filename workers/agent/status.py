@@ -82,6 +82,7 @@ class Status:
             "completion_tokens_total": metrics.generation_tokens_total,
             "probe_prompt_tokens": self.probe_prompt_tokens,
             "probe_completion_tokens": self.probe_completion_tokens,
+            "preemptions_total": metrics.preemptions_total,
             "restarts": self.restarts,
             "cause": self.cause,
             "engine": self.engine,

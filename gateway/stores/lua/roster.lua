@@ -4,13 +4,18 @@
 --       2 leases    sorted set  worker -> when its lease ends, in ms of Redis's clock
 --       3 versions  sorted set  worker -> the version that last told of it
 --       4 version   the last version
--- ARGV  1 the version the caller has seen, 2 a lease in ms, then worker, beat, worker, beat …
+--       5 work      hash        gateway|worker -> what the gateway has outstanding on the worker, "requests tokens"
+--       6 told      sorted set  gateway|worker -> when that was told, in ms of Redis's clock; it holds for a lease
+-- ARGV  1 the version the caller has seen, 2 a lease in ms, 3 the calling gateway, a name without |,
+--       4 the ms up to which it has heard of work, 5 how many words of beats follow,
+--       then worker, beat, worker, beat …, then worker, work, worker, work …
 --
--- Gives the version, then worker, beat, ms left of its lease, worker, …
+-- Gives the version, the ms of now, a list of gateway, worker, work …, then worker, beat, ms left of its lease, worker, …
 -- If Redis was emptied the version begins anew, and a caller that is ahead of it is told everything. One that is not may
--- miss what came meanwhile, until that worker's next beat a second later.
+-- miss what came meanwhile, until that worker's next beat a second later; work is told again with each beat, too.
 
-local BEATS, LEASES, VERSIONS, VERSION = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local BEATS, LEASES, VERSIONS, VERSION, WORK, TOLD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local LEASE_MS, OWNER, BEATS_END = tonumber(ARGV[2]), ARGV[3], 5 + tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -19,18 +24,39 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now)) do
   redis.call('ZREM', LEASES, worker)
   redis.call('ZREM', VERSIONS, worker)
 end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', TOLD, '-inf', now - LEASE_MS)) do
+  redis.call('HDEL', WORK, member)
+  redis.call('ZREM', TOLD, member)
+end
 
 local mine = {}
-for i = 3, #ARGV, 2 do
+for i = 6, BEATS_END, 2 do
   mine[ARGV[i]] = true
   redis.call('HSET', BEATS, ARGV[i], ARGV[i + 1])
-  redis.call('ZADD', LEASES, now + tonumber(ARGV[2]), ARGV[i])
+  redis.call('ZADD', LEASES, now + LEASE_MS, ARGV[i])
   redis.call('ZADD', VERSIONS, redis.call('INCR', VERSION), ARGV[i])
+end
+
+local told, since = {}, tonumber(ARGV[4])
+if since > now then since = 0 end -- another Redis took over, with another clock
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', TOLD, since, '+inf')) do
+  local bar = string.find(member, '|', 1, true)
+  local gateway = string.sub(member, 1, bar - 1)
+  if gateway ~= OWNER then
+    table.insert(told, gateway)
+    table.insert(told, string.sub(member, bar + 1))
+    table.insert(told, redis.call('HGET', WORK, member))
+  end
+end
+for i = BEATS_END + 1, #ARGV, 2 do
+  local member = OWNER .. '|' .. ARGV[i]
+  redis.call('HSET', WORK, member, ARGV[i + 1])
+  redis.call('ZADD', TOLD, now, member)
 end
 
 local version, seen = tonumber(redis.call('GET', VERSION) or 0), tonumber(ARGV[1])
 if seen > version then seen = 0 end
-local news = {version}
+local news = {version, now, told}
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', VERSIONS, '(' .. seen, '+inf')) do
   if not mine[worker] then
     table.insert(news, worker)
