@@ -13,18 +13,25 @@ import structlog
 
 from gateway.control.api import control_app
 from gateway.core.credit import CreditMode
+from gateway.core.request import parse_chat
+from gateway.core.routing import slots
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
 from gateway.ports.queue import AdmissionQueue, Occupancy
+from gateway.serve import chat
 from gateway.serve.admission import Admission
 from gateway.serve.agents import Agents
 from gateway.serve.authn import Authn
 from gateway.serve.edge import Edge
 from gateway.serve.health import Component, Health
+from gateway.serve.jobs import Endpoint, JobRules
+from gateway.serve.lane import JobLane, LaneRules, make_lane
 from gateway.serve.metering import Metering, MeterRules
 from gateway.serve.placement import Placement
 from gateway.serve.plane import Plane
+from gateway.serve.runner import RunnerRules
 from gateway.serve.upstream import Upstream, UpstreamLimits
+from gateway.serve.webhooks import WebhookRules
 from gateway.serve.wire import ConnectionPool
 from gateway.settings import Settings
 from gateway.stores.database import Database
@@ -32,8 +39,10 @@ from gateway.stores.degraded import FallbackQueue
 from gateway.stores.directory import DirectoryFollower
 from gateway.stores.memory import MemoryQueue
 from gateway.stores.memory_roster import MemoryRoster
+from gateway.stores.objects import FileObjects
 from gateway.stores.redis import RedisQueue
 from gateway.stores.redis_client import connect
+from gateway.stores.redis_jobs import JobTimes, RedisJobs
 from gateway.stores.redis_roster import RedisRoster
 from gateway.stores.schema import check_schema
 from gateway.stores.shipper import Shipper
@@ -83,8 +92,12 @@ class Gateway:
         self._admission = Admission(self._make_queue, self._roster, now_ms)
         self._occupancy: dict[str, Occupancy] = {}
         self._housekeeping: asyncio.Task[None] | None = None
+        self._objects = FileObjects(settings.objects_dir, now_ms)
+        self._drain_ends_s = 0.0
+        plane = self._make_plane()
+        self._lane = self._make_lane(plane)
         self._watch()
-        self.edge = self._make_edge()
+        self.edge = self._make_edge(plane)
 
     async def start(self) -> None:
         """Recover what an earlier process left, load the Directory, and begin the background work."""
@@ -95,17 +108,22 @@ class Gateway:
         await self._directory.start()
         await self._shipper.start()
         await self._roster.start()
+        await self._lane.start()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""
         self._admission.is_draining = True
+        self._lane.begin_drain()
+        self._drain_ends_s = time.monotonic() + self._settings.drain_s
 
     async def aclose(self) -> None:
         """Stop the background work in the reverse order; what cannot be shipped now stays in the spool."""
         if self._housekeeping:
             self._housekeeping.cancel()
             await asyncio.wait({self._housekeeping})
+        await self._lane.aclose(max(0.0, self._drain_ends_s - time.monotonic()))
+        self._objects.close()
         await self._admission.aclose()
         await self._roster.aclose()
         self._connections.close()
@@ -150,11 +168,11 @@ class Gateway:
         )
         return FallbackQueue(shared, local)
 
-    def _make_edge(self) -> Edge:
+    def _make_plane(self) -> Plane:
         settings, upstream = self._settings, self._settings.upstream
         rules = MeterRules(settings.gateway_id, settings.spool.progress_tokens, settings.spool.progress_s)
         limits = UpstreamLimits(upstream.first_byte_timeout_s, upstream.idle_timeout_s, upstream.attempts_max)
-        plane = Plane(
+        return Plane(
             metering=Metering(self._spool, self._metrics, now_ms, rules),
             authn=Authn(self._directory, now_ms),
             directory=self._directory,
@@ -163,12 +181,39 @@ class Gateway:
             upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
             shares_prefix_cache=settings.shares_prefix_cache,
         )
+
+    def _make_lane(self, plane: Plane) -> JobLane:
+        settings, jobs = self._settings, self._settings.jobs
+        limits = JobRules(jobs.waiting_max, jobs.limit_s, jobs.result_kept_s)
+        store = None
+        if self._redis is not None:
+            times = JobTimes(lease_s=jobs.lease_s, kept_s=limits.kept_s, known_s=limits.known_s)
+            store = RedisJobs(self._redis, self._owner, times, store_timeout_s=settings.queue.store_timeout_s)
+        webhooks = WebhookRules(
+            secret=jobs.webhook_secret.get_secret_value() if jobs.webhook_secret else "",
+            allows_http=jobs.allows_http_webhooks,
+            allows_private=jobs.allows_private_webhooks,
+            timeout_s=jobs.webhook_timeout_s,
+            pause_s=jobs.webhook_pause_s,
+            retry_s=min(jobs.webhook_retry_s, jobs.result_kept_s),
+        )
+        runner = RunnerRules(jobs.concurrency, jobs.attempts_max, jobs.limit_s, jobs.lease_s)
+        rules = LaneRules(limits, runner, webhooks)
+        endpoints = {chat.PATH: Endpoint(parse_chat, chat.serve_chat)}
+        return make_lane(store, self._objects, plane, endpoints, self._slots, rules)
+
+    def _slots(self, pool: str) -> int:
+        return slots(self._roster.views(pool))
+
+    def _make_edge(self, plane: Plane) -> Edge:
+        settings = self._settings
         agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
         planes = {
             "/admin/": control_app(SqlDirectory(self._database), self._roster, settings.admin_token),
             "/finance/": finance_app(self._journal, settings.admin_token, settings.zone),
         }
-        return Edge(plane, agents, Health(self._components, self._metrics), planes, now_ms, settings.body_bytes_max)
+        health = Health(self._components, self._metrics)
+        return Edge(plane, self._lane.jobs, agents, health, planes, now_ms, settings.body_bytes_max)
 
     def _components(self) -> dict[str, Component]:
         """Say how each part is doing, for /readyz. Reads memory only."""
@@ -204,6 +249,7 @@ class Gateway:
         watch("sluice_spool_backlog_age_seconds", "Age of the oldest.", None, lambda: {"": shipper.backlog_age_s})
         watch("sluice_spool_writable", "1 if the spool takes events.", None, lambda: {"": self._spool.is_writable})
         watch("sluice_database_up", "1 if SQL answers.", None, lambda: {"": self._components()["database"].is_ok})
+        watch("sluice_jobs_waiting", "Jobs that nobody runs yet, all gateways.", "pool", self._lane.waiting)
         watch("sluice_workers_ready", "Ready workers.", "pool", self._ready_workers)
         if self._redis is not None:
             watch("sluice_redis_up", "1 if Redis answers.", None, lambda: {"": not self._is_degraded()})

@@ -27,6 +27,8 @@ class Outcome(Enum):
     CLASS_NOT_ALLOWED = ("class_not_allowed", 403, "permission_error", "class_not_allowed", Fault.CLIENT)
     UNKNOWN_MODEL = ("unknown_model", 404, "invalid_request_error", "model_not_found", Fault.CLIENT)
     NOT_FOUND = ("not_found", 404, "invalid_request_error", "not_found", Fault.CLIENT)
+    CONFLICT = ("conflict", 409, "invalid_request_error", "conflict", Fault.CLIENT)
+    CANCELLED = ("cancelled", 410, "invalid_request_error", "cancelled", Fault.CLIENT)
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "invalid_request_error", "method_not_allowed", Fault.CLIENT)
     ENGINE_REFUSED = (
         "engine_refused",
@@ -40,6 +42,7 @@ class Outcome(Enum):
     NO_WORKER = ("no_worker", 503, "service_unavailable_error", "no_worker", Fault.GATEWAY)
     DRAINING = ("draining", 503, "service_unavailable_error", "draining", Fault.GATEWAY)
     SPOOL_UNAVAILABLE = ("spool_unavailable", 503, "service_unavailable_error", "spool_unavailable", Fault.GATEWAY)
+    ASYNC_UNAVAILABLE = ("async_unavailable", 503, "service_unavailable_error", "async_unavailable", Fault.GATEWAY)
     UPSTREAM_FAILED = ("upstream_failed", 502, "server_error", "upstream_failed", Fault.WORKER)
     UPSTREAM_TIMEOUT = ("upstream_timeout", 504, "server_error", "upstream_timeout", Fault.WORKER)
     INTERRUPTED = ("interrupted", 502, "server_error", "interrupted", Fault.GATEWAY)  # settled after a gateway died

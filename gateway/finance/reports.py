@@ -38,6 +38,7 @@ DENIALS = frozenset(
         Outcome.NO_WORKER,
         Outcome.DRAINING,
         Outcome.SPOOL_UNAVAILABLE,
+        Outcome.ASYNC_UNAVAILABLE,
     )
 )
 

@@ -17,6 +17,8 @@ from gateway.serve import agents, chat, models
 from gateway.serve.agents import Agents
 from gateway.serve.health import Health
 from gateway.serve.http import Call, ClientGone, Receive, Reply, Scope, Send, run_until_client_leaves
+from gateway.serve.jobs import PREFIX as QUEUE_PREFIX
+from gateway.serve.jobs import Jobs
 from gateway.serve.plane import Plane
 
 log = structlog.get_logger()
@@ -31,6 +33,7 @@ class Edge:
     def __init__(
         self,
         plane: Plane,
+        jobs: Jobs,
         agents_: Agents,
         health: Health,
         planes: Mapping[str, AsgiApp],
@@ -38,6 +41,7 @@ class Edge:
         body_bytes_max: int,
     ) -> None:
         self._plane = plane
+        self._jobs = jobs
         self._agents = agents_
         self._planes = planes
         self._now_ms = now_ms
@@ -83,6 +87,8 @@ class Edge:
             await reply.refuse(Refused(Outcome.BUG, message))
 
     def _methods(self, path: str) -> dict[str, Any] | None:
+        if path.startswith(QUEUE_PREFIX):
+            return self._jobs.methods(path)
         return {"GET": models.serve_model} if path.startswith(models.PREFIX) else self._paths.get(path)
 
     async def _handle(self, call: Call, reply: Reply) -> None:
@@ -97,4 +103,4 @@ class Edge:
             allowed = ", ".join(methods)
             reply.headers.append((b"allow", allowed.encode()))
             raise Refused(Outcome.METHOD_NOT_ALLOWED, f"{call.path} takes {allowed}, not {call.method}.")
-        await handler(call, self._plane, reply)
+        await (self._jobs.submit if self._jobs.wants(call) else handler)(call, self._plane, reply)

@@ -49,6 +49,11 @@ class Metering:
         """Begin the record of *call*; use it as an async context manager."""
         return MeterRecord(self, call)
 
+    def ended(self, event: MeterEvent, error: BaseException | None, *, is_known: bool) -> None:
+        """Count and log a request that ended; *is_known* tells whether its model is declared."""
+        self.metrics.count(event, is_known=is_known)
+        _log(event, error)
+
 
 class MeterRecord:
     """
@@ -65,6 +70,7 @@ class MeterRecord:
         self._opened: Awaitable[None] | None = None
         self._tracker: UsageTracker | None = None
         self._settled: MeterEvent | None = None
+        self._is_handed_over = False
         self._progress_tokens = 0
         self._progress_ms = 0
         self._first_byte_ms: int | None = None
@@ -87,12 +93,17 @@ class MeterRecord:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._metering.metrics.in_flight.dec()
+        if self._is_handed_over:
+            return
         if self._settled is None:
             outcome, status = _ending(error)
             await self._close(self._event(outcome, status, Flag.DELIVERED if self.delivered.total else Flag.NONE))
         assert self._settled is not None, "a record is settled on every way out"
-        self._metering.metrics.count(self._settled, is_known=self.model is not None)
-        _log(self._settled, error)
+        self._metering.ended(self._settled, error, is_known=self.model is not None)
+
+    def hand_over(self) -> None:
+        """Leave the event to the job that this request became: it is closed under the same id when the job ends."""
+        self._is_handed_over = True
 
     def dispatch(self, worker: WorkerView) -> str:
         """Note that *worker* is about to get the request; gives the id it sees. Raises Refused without a spool."""

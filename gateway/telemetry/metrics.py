@@ -45,6 +45,8 @@ class Metrics:
         self._wait = Histogram(
             "sluice_queue_wait_seconds", "Time in the queue.", ["pool", "class"], buckets=_WAIT_BUCKETS_S, registry=r
         )
+        self._jobs = Counter("sluice_jobs", "Jobs ended.", ["outcome"], registry=r)
+        self._webhooks = Counter("sluice_webhooks", "Tries to send a webhook.", ["outcome"], registry=r)
         self.in_flight = Gauge("sluice_in_flight_requests", "Requests on this gateway that have not ended.", registry=r)
         self.loop_lag = Gauge("sluice_loop_lag_seconds", "How late the event loop runs, last second.", registry=r)
 
@@ -73,6 +75,14 @@ class Metrics:
     def count_worker_failure(self, worker: str) -> None:
         """Count a try that *worker* failed."""
         self._worker_failures.labels(worker).inc()
+
+    def count_job(self, outcome: str) -> None:
+        """Count a job that ended: completed, failed or cancelled."""
+        self._jobs.labels(outcome).inc()
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count a try to send a webhook: delivered, retried or given_up."""
+        self._webhooks.labels(outcome).inc()
 
     def watch(self, name: str, text: str, label: str | None, read: Callable[[], dict[str, float]]) -> None:
         """Show gauges whose values are read at scrape time: one a label value, or one for the label None under ''."""

@@ -1,0 +1,229 @@
+"""
+Runs jobs: takes them, sends them down the path of any request, keeps the result, closes the bill, and is done.
+
+The order is what makes a job billed once and exactly (docs/adr/0004-async-lane.md): the result is kept, then the meter
+event is closed from what is kept, then the store is told. A gateway that dies between any two of these leaves a job
+that the next runner finds with its result: it only closes and tells.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.core.jobs import Job, JobResult, JobState
+from gateway.core.outcome import Fault, Outcome
+from gateway.errors import Refused, StoreUnavailable
+from gateway.ports.jobs import JobStore, Taken
+from gateway.serve.job_archive import JobArchive
+from gateway.serve.job_run import Handler, RunFailed, bare_event, failed, run_job
+from gateway.serve.loops import repeat
+from gateway.serve.plane import Plane
+
+POLL_S = 1.0  # how soon a job that another gateway took in is seen; one taken in here is seen at once
+BEATS_PER_LEASE = 5  # four may be lost before another gateway runs the job too
+NO_CAPACITY_PAUSE_S = 2.0  # a pool that could not serve a job is left alone for so long
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerRules:
+    """How many jobs run at once here, how often one is tried, how long it may take in all, its lease (see JobStore)."""
+
+    concurrency: int
+    attempts_max: int
+    limit_s: float
+    lease_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A job that runs here."""
+
+    pool: str
+    taken: Taken
+    task: asyncio.Task[None] | None = None
+    is_on_engine: bool = False
+
+    def note_dispatch(self) -> None:
+        self.is_on_engine = True
+
+
+class Runner:
+    """
+    The jobs of one gateway; `on_end` is told when one has ended.
+
+    *handlers* are the endpoints by path, *pools* names the pools whose jobs it takes, *slots* tells how many requests
+    a pool takes at once. It takes no more jobs of a pool than that, so that jobs do not crowd the line; where no
+    worker is ready it tries one at a time.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        archive: JobArchive,
+        plane: Plane,
+        handlers: Mapping[str, Handler],
+        pools: Callable[[], Sequence[str]],
+        slots: Callable[[str], int],
+        rules: RunnerRules,
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._plane = plane
+        self._handlers = handlers
+        self._pools = pools
+        self._slots = slots
+        self._rules = rules
+        self._runs: dict[str, _Run] = {}
+        self.on_end: Callable[[], None] = lambda: None
+        self._paused_until_s: dict[str, float] = {}
+        self._has_news = asyncio.Event()
+        self._is_draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.waiting: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Runner [{len(self._runs)} running]>"
+
+    async def start(self) -> None:
+        """Begin to take jobs."""
+        beat_s = self._rules.lease_s / BEATS_PER_LEASE
+        self._tasks = [
+            asyncio.create_task(repeat("take_jobs", POLL_S, self._take, self._has_news)),
+            asyncio.create_task(repeat("renew_jobs", beat_s, self._renew)),
+        ]
+
+    def begin_drain(self) -> None:
+        """Take no more jobs; those that run go on."""
+        self._is_draining = True
+
+    async def aclose(self, within_s: float = 0.0) -> None:
+        """Let what runs end *within_s*, then give the rest back: other gateways run it from its beginning."""
+        self.begin_drain()
+        if running := [run.task for run in self._runs.values() if run.task]:
+            await asyncio.wait(running, timeout=within_s)
+        for task in [*self._tasks, *(run.task for run in self._runs.values() if run.task)]:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def wake(self) -> None:
+        """Look for jobs at once."""
+        self._has_news.set()
+
+    def stop(self, job_id: str) -> None:
+        """Stop a job if it runs here: it was cancelled, or another gateway runs it now."""
+        run = self._runs.get(job_id)
+        if run is not None and run.task is not None:
+            run.task.cancel()
+
+    async def _take(self) -> None:
+        for pool in self._pools():
+            jobs, self.waiting[pool] = await self._store.take(pool, self._room(pool))
+            for taken in jobs:
+                self._begin(pool, taken)
+
+    def _room(self, pool: str) -> int:
+        """How many more jobs of *pool* may run here."""
+        if self._is_draining or self._paused_until_s.get(pool, 0) > asyncio.get_running_loop().time():
+            return 0
+        running_here = sum(run.pool == pool for run in self._runs.values())
+        appetite = max(1, self._slots(pool))
+        return max(0, min(self._rules.concurrency - len(self._runs), appetite - running_here))
+
+    def _begin(self, pool: str, taken: Taken) -> None:
+        if taken.id in self._runs:  # our own lease ran out while we were too slow to renew it: the run goes on
+            return
+        run = self._runs[taken.id] = _Run(pool, taken)
+        run.task = asyncio.create_task(self._supervise(run), name=f"job {taken.id}")
+
+    async def _renew(self) -> None:
+        for pool in self._pools():
+            running = {job_id: run.is_on_engine for job_id, run in self._runs.items() if run.pool == pool}
+            for job_id in await self._store.renew(pool, running) if running else ():
+                self.stop(job_id)
+
+    async def _supervise(self, run: _Run) -> None:
+        """Run one job to its end, or to where another runner can take it up."""
+        try:
+            await self._run(run)
+        except asyncio.CancelledError:
+            if self._is_draining:
+                await self._give_back(run, counts=False)
+            raise
+        except StoreUnavailable as error:
+            log.warning("job_interrupted", request_id=run.taken.id, reason=str(error))
+            await self._give_back(run, counts=False)
+        except Exception:  # the edge of a job: its lease runs out, and the next attempt counts
+            log.exception("bug", request_id=run.taken.id)
+        finally:
+            self._runs.pop(run.taken.id, None)
+            self.wake()
+
+    async def _run(self, run: _Run) -> None:
+        job_id = run.taken.id
+        result, kept = await self._archive.result(job_id), await self._archive.request(job_id)
+        if result is None and kept is None:
+            log.error("job_body_lost", request_id=job_id)
+            await self._store.finish(run.pool, job_id, JobState.FAILED)
+            return
+        if result is None and kept is not None:
+            made = await self._answer(run, *kept)
+            if made is None:
+                return
+            result = await self._archive.put_result(job_id, made)
+            if result is made:
+                self._plane.metering.ended(result.event, None, is_known=True)
+        assert result is not None, "a job without a result was just run"
+        await self._close(run.pool, result)
+
+    async def _close(self, pool: str, result: JobResult) -> None:
+        """Close the bill from what is kept, then tell the store. Each step may be done again, by any gateway."""
+        job_id = result.event.id
+        await self._plane.metering.spool.close(result.event)
+        await self._store.finish(pool, job_id, result.state)
+        await self._archive.drop_request(job_id)
+        self._plane.metering.metrics.count_job(result.state.value)
+        self.on_end()
+
+    async def _answer(self, run: _Run, job: Job, body: bytes) -> JobResult | None:
+        """Run the job once; gives its result, or None if it was given back to be tried again."""
+        if run.taken.attempt > self._rules.attempts_max:
+            return self._given_up(job)
+        try:
+            return await run_job(job, body, self._plane, self._handlers[job.path], run.note_dispatch)
+        except RunFailed as failure:
+            is_last = run.taken.attempt == self._rules.attempts_max
+            if self._is_too_late(job) or not _may_pass(failure.refusal, is_last=is_last):
+                return failed(failure.refusal, failure.event)
+            log.info("job_delayed", request_id=job.id, reason=failure.refusal.code)
+            await self._postpone(run, failure.refusal)
+            return None
+
+    async def _postpone(self, run: _Run, refusal: Refused) -> None:
+        is_workers_fault = refusal.outcome.fault is Fault.WORKER
+        if not is_workers_fault:
+            self._paused_until_s[run.pool] = asyncio.get_running_loop().time() + NO_CAPACITY_PAUSE_S
+        await self._give_back(run, counts=is_workers_fault, delay_s=NO_CAPACITY_PAUSE_S)
+
+    def _given_up(self, job: Job) -> JobResult:
+        tries = self._rules.attempts_max
+        message = f"The gateways that ran this job died {tries} times before it ended, so it is not tried again."
+        return failed(Refused(Outcome.BUG, message), bare_event(job, self._plane, Outcome.BUG))
+
+    def _is_too_late(self, job: Job) -> bool:
+        return self._plane.metering.now_ms() - job.arrived_ms > self._rules.limit_s * 1000
+
+    async def _give_back(self, run: _Run, *, counts: bool, delay_s: float = 0.0) -> None:
+        with suppress(StoreUnavailable):  # then its lease runs out
+            await self._store.release(run.pool, run.taken.id, delay_s=delay_s, counts=counts)
+
+
+def _may_pass(refusal: Refused, *, is_last: bool) -> bool:
+    """Tell whether trying again can help: capacity comes back by itself, workers get as many tries as rules say."""
+    if refusal.outcome.fault is Fault.WORKER:
+        return not is_last
+    return refusal.outcome.fault is Fault.GATEWAY and refusal.outcome is not Outcome.BUG

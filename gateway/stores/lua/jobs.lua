@@ -1,0 +1,107 @@
+-- The jobs of one pool: what every verb of RedisJobs builds on (it is put before each). Time is Redis's own.
+--
+-- KEYS  1 root. All other names begin with it and so share its hash tag, which is what Redis Cluster needs:
+--   <root>:job:<id>                  hash    state, class, tenant, entry, runner, attempts, arrived_ms, finished_ms, webhook
+--   <root>:stream:<class>:<tenant>   stream  an entry per job that is not final; the group's pending entries are taken
+--   <root>:waiting:<class>:<tenant>  sorted set  number of arrival -> id, of the jobs nobody has taken yet
+--   <root>:turns:<class>             list    tenants that have such jobs, the next one first
+--   <root>:tenants:<class>           set     tenants that have a stream
+--   <root>:pace                      hash    ten seconds -> how many jobs were taken in them
+--   <root>:hooks                     sorted set  when a message is due, in ms -> id
+--   <root>:counts                    hash    entered, turns
+--
+-- A job's state is waiting -> taken -> running -> completed, failed or cancelled; from taken and running a release leads
+-- to released, where it stays a pending entry until it is claimed anew.
+
+local ROOT = KEYS[1]
+local GROUP = 'runners'
+local CLASSES = 3
+local PACE_MS, PACES = 10000, 6
+local FINAL = { completed = true, failed = true, cancelled = true }
+
+local function job_key(id) return ROOT .. ':job:' .. id end
+local function stream_of(class, tenant) return ROOT .. ':stream:' .. class .. ':' .. tenant end
+local function waiting_of(class, tenant) return ROOT .. ':waiting:' .. class .. ':' .. tenant end
+local function turns_of(class) return ROOT .. ':turns:' .. class end
+local function tenants_of(class) return ROOT .. ':tenants:' .. class end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local FIELDS = { 'state', 'class', 'tenant', 'entry', 'runner', 'attempts', 'arrived_ms', 'finished_ms', 'webhook' }
+
+local function load(id)
+  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
+  if not values[1] then return nil end
+  local job = { id = id }
+  for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
+  return job
+end
+
+local function forget_entry(class, tenant, entry)
+  local stream = stream_of(class, tenant)
+  redis.call('XACK', stream, GROUP, entry)
+  redis.call('XDEL', stream, entry)
+  if redis.call('XLEN', stream) == 0 then
+    redis.call('DEL', stream)
+    redis.call('SREM', tenants_of(class), tenant)
+  end
+end
+
+-- How many wait in a class; with a rank, how many of them come before a tenant's job that has so many before it: the
+-- tenants take turns, so of every other one at most as many, and one.
+local function waiting_in(class, tenant, rank)
+  local count = 0
+  for _, other in ipairs(redis.call('LRANGE', turns_of(class), 0, -1)) do
+    local waiting = redis.call('ZCARD', waiting_of(class, other))
+    if not rank then
+      count = count + waiting
+    else
+      count = count + math.min(waiting, other == tenant and rank or rank + 1)
+    end
+  end
+  return count
+end
+
+local function waiting_in_all()
+  local count = 0
+  for class = 0, CLASSES - 1 do count = count + waiting_in(class) end
+  return count
+end
+
+local function note_pace(now)
+  local current = math.floor(now / PACE_MS)
+  redis.call('HINCRBY', ROOT .. ':pace', current, 1)
+  redis.call('PEXPIRE', ROOT .. ':pace', PACE_MS * PACES)
+end
+
+-- The mean time between two jobs being taken, over the last minute; nil if there were none.
+local function pace_ms(now)
+  local current, oldest, count = math.floor(now / PACE_MS), nil, 0
+  local paces = redis.call('HGETALL', ROOT .. ':pace')
+  for i = 1, #paces, 2 do
+    local bucket = tonumber(paces[i])
+    if bucket <= current - PACES then
+      redis.call('HDEL', ROOT .. ':pace', paces[i])
+    else
+      count = count + tonumber(paces[i + 1])
+      if not oldest or bucket < oldest then oldest = bucket end
+    end
+  end
+  return oldest and (now - oldest * PACE_MS) / count
+end
+
+-- What JobView shows: id, tenant, state, arrived_ms, finished_ms, position, eta in ms; -1 for what is not known.
+local function view(job)
+  local rank = redis.call('ZRANK', waiting_of(job.class, job.tenant), job.id)
+  local position, eta = -1, -1
+  if rank then
+    position = 1 + waiting_in(tonumber(job.class), job.tenant, rank)
+    for class = 0, tonumber(job.class) - 1 do position = position + waiting_in(class) end
+    local pace = pace_ms(now_ms())
+    if pace then eta = math.floor(position * pace) end
+  end
+  return { job.id, job.tenant, job.state, job.arrived_ms, job.finished_ms, position, eta }
+end
