@@ -18,6 +18,9 @@ from gateway.core.scheduling import Ticket
 
 WINDOW_S = 10.0
 SAMPLE_S = 0.1  # samples closer together than this are merged
+LOOK_S = 1.0  # how often a line is looked at, as long as that costs little
+# A ticket in line is given up when it is expected this much later than it may be granted; forecasts err by some 10 %.
+LATE_FACTOR = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,17 @@ class Forecast:
         """Estimate where *ticket* would stand if it came now."""
         ahead = min(max(0, self._rank_of_newcomer(ticket) - self._granted_since), self._pool.waiting)
         return Place(ahead + 1, self.wait_s(ahead, now_s), self._pool.waiting + 1)
+
+    def newcomer_late_s(self, ticket: Ticket, now_s: float) -> float | None:
+        """Give the wait expected of *ticket*, if it came now, where that is longer than it may wait; else None."""
+        eta_s, left_s = self.newcomer(ticket, now_s).eta_s, ticket.deadline_ms / 1000 - now_s
+        return eta_s if eta_s is not None and eta_s > left_s else None
+
+    def late_s(self, ticket: Ticket, now_s: float) -> float | None:
+        """Give the wait expected of *ticket*, which is in line, where it cannot make it any more; else None."""
+        place, left_s = self.place(ticket.id, now_s), ticket.deadline_ms / 1000 - now_s
+        is_late = place and place.eta_s is not None and place.eta_s > LATE_FACTOR * left_s
+        return place.eta_s if place and is_late else None
 
     def wait_s(self, ahead: int, now_s: float) -> float | None:
         """Estimate the wait of a ticket with *ahead* others before it; None if the rate or the capacity is unknown."""

@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
-from gateway.core.eta import Forecast, Place
+from gateway.core.eta import LOOK_S, Forecast, Place
 from gateway.core.refusals import wait_too_long, waited_too_long
 from gateway.core.scheduling import Ticket
 from gateway.errors import Refused
 
-LOOK_S = 1.0
 LOAD_MAX = 0.05  # of this process's time, for looking: a line of 10,000 is looked at every 2 s
 SLICE = 250  # tickets put in order before other tasks get their turn: some 3 ms
-# A ticket in line is given up when it is expected this much later than it may be granted; forecasts err by some 10 %.
-LATE_FACTOR = 1.25
 
 
 class Lookout:
@@ -63,8 +60,8 @@ class Lookout:
     def refuse_newcomer(self, ticket: Ticket) -> Refused | None:
         """Refuse a ticket that would not be granted in time if it came now."""
         now_s = self._clock()
-        eta_s, left_s = self.forecast.newcomer(ticket, now_s).eta_s, ticket.deadline_ms / 1000 - now_s
-        return wait_too_long(self._pool, ticket, eta_s, left_s) if eta_s is not None and eta_s > left_s else None
+        eta_s = self.forecast.newcomer_late_s(ticket, now_s)
+        return None if eta_s is None else wait_too_long(self._pool, ticket, eta_s, ticket.deadline_ms / 1000 - now_s)
 
     def too_late(self, tickets: Iterable[Ticket]) -> list[tuple[Ticket, Refused]]:
         """Find the ones among *tickets*, which wait, that cannot make it any more, and what to tell them."""
@@ -72,9 +69,8 @@ class Lookout:
         found = []
         for ticket in tickets:
             left_s = ticket.deadline_ms / 1000 - now_s
-            place = self.forecast.place(ticket.id, now_s)
             if left_s <= 0:
                 found.append((ticket, waited_too_long(self._pool, ticket, now_s - ticket.arrived_ms / 1000)))
-            elif place and place.eta_s is not None and place.eta_s > LATE_FACTOR * left_s:
-                found.append((ticket, wait_too_long(self._pool, ticket, place.eta_s, left_s)))
+            elif (eta_s := self.forecast.late_s(ticket, now_s)) is not None:
+                found.append((ticket, wait_too_long(self._pool, ticket, eta_s, left_s)))
         return found
