@@ -7,8 +7,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from gateway.commands.local.gateway_client import GatewayClient
-from gateway.commands.local.home import load_credentials, load_place, reachable
+from gateway.commands.local.gateway_client import GatewayClient, find_gateway
 from gateway.commands.output import Format, print_json, print_table
 from gateway.commands.records import Home
 from gateway.settings import Settings, load_settings
@@ -35,7 +34,7 @@ def status(
 
 async def _ask(settings: Settings) -> dict[str, Any]:
     """Collect what the gateway of this home says. *ready* needs a ready gateway and a ready worker."""
-    url, token = _address(settings)
+    url, token = find_gateway(settings)
     facts: dict[str, Any] = {
         "ready": False,
         "url": url,
@@ -54,15 +53,6 @@ async def _ask(settings: Settings) -> dict[str, Any]:
             facts["error"] = str(error) or type(error).__name__
     is_served = any(worker["state"] == "ready" for worker in facts["workers"])
     return facts | {"ready": facts["gateway"] == "ready" and is_served}
-
-
-def _address(settings: Settings) -> tuple[str, str]:
-    """Find the gateway: where `sluice up` left it, else where the settings say; and the token that opens it."""
-    place, credentials = load_place(settings.home), load_credentials(settings.home)
-    url = place.url if place else f"http://{reachable(settings.host)}:{settings.port}"
-    if settings.admin_token:
-        return url, settings.admin_token.get_secret_value()
-    return url, credentials.admin_token if credentials else ""
 
 
 def _print(facts: dict[str, Any], console: Console) -> None:

@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from gateway.errors import StartFailed
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # before the 1st, 2nd … start after a death; the last one repeats
 HEALTHY_S = 60.0  # a child that ran this long begins with the first back-off again
+POLL_S = 0.2  # how often a child that starts is asked whether it is ready
 HURRIED_S = 2.0  # what a stop may still take once the user is in a hurry
 LOG_BYTES_MAX = 16 << 20  # a longer log is set aside at the next start
 LINE_MAX = 300  # of a log line quoted in a message
@@ -129,6 +130,24 @@ async def running(programs: Sequence[Program], say: Say, hurry: asyncio.Event) -
         yield children
     finally:
         await asyncio.gather(*(child.stop() for child in children))
+
+
+async def wait_for(
+    is_true: Callable[[], Awaitable[bool]], children: Sequence[Child], seconds_max: float | None
+) -> None:
+    """Ask *is_true* until it is. Raises StartFailed if one of *children* dies first or it takes too long."""
+    try:
+        async with asyncio.timeout(seconds_max):
+            while not await is_true():
+                for child in children:
+                    if child.deaths:
+                        raise child.failure()
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        child = children[0]
+        raise StartFailed(
+            f"{child.program.name} has not answered within {seconds_max:g} s. Its log: {child.program.log}"
+        ) from None
 
 
 def describe_end(status: int) -> str:

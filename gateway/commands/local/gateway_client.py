@@ -6,7 +6,9 @@ from typing import Any, Self
 
 import httpx
 
+from gateway.commands.local.home import load_credentials, load_place, reachable
 from gateway.errors import StartFailed
+from gateway.settings import Settings
 
 TIMEOUT_S = 5.0
 FIRST_ANSWER_S_MAX = 120.0
@@ -50,3 +52,12 @@ class GatewayClient:
         if not answer.is_success:
             raise StartFailed(f"The first request was answered with {answer.status_code}: {answer.text}")
         return dict(answer.json())
+
+
+def find_gateway(settings: Settings) -> tuple[str, str]:
+    """Find the gateway: where `sluice up` left it, else where the settings say; and the token that opens it."""
+    place, credentials = load_place(settings.home), load_credentials(settings.home)
+    url = place.url if place else f"http://{reachable(settings.host)}:{settings.port}"
+    if settings.admin_token:
+        return url, settings.admin_token.get_secret_value()
+    return url, credentials.admin_token if credentials else ""

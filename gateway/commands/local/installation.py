@@ -3,14 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from gateway.commands.local.children import Child, Program, running
+from gateway.commands.local.children import Child, Program, running, wait_for
 from gateway.commands.local.gateway_client import GatewayClient
 from gateway.commands.local.home import Credentials, Place, load_place, save_place
 from gateway.commands.local.listening import choose_port
@@ -22,7 +22,6 @@ from gateway.errors import StartFailed
 from gateway.settings import Settings
 from workers.engines import vllm
 
-POLL_S = 0.2
 GATEWAY_START_S_MAX = 60.0
 ENGINE_FAILURES_MAX = 3  # an engine that fails this often at its first start does not get better by waiting
 
@@ -65,9 +64,9 @@ class Installation:
         [gateway] = await starter.start([gateway_program(self.settings, self.credentials, url)])
         async with GatewayClient(place.url, self.credentials.admin_token) as client:
             with self.steps.step(f"gateway on {place.url}"):
-                await _wait(client.is_live, [gateway], GATEWAY_START_S_MAX)
+                await wait_for(client.is_live, [gateway], GATEWAY_START_S_MAX)
             with self.steps.step(f"workers: {self.workers}, each with its engine"):
-                await _wait(_Watch(client, self.workers, self.steps).are_ready, [gateway, *agents], None)
+                await wait_for(_Watch(client, self.workers, self.steps).are_ready, [gateway, *agents], None)
             with self.steps.step("first request"):
                 answer = await client.chat(chat_body(place.model), self.credentials.api_key)
         self.steps.say(proof(answer))
@@ -154,19 +153,3 @@ class _Watch:
             self._steps.say(f"{line} ({self._steps.elapsed_s:.1f} s)")
         if worker["restarts"] >= ENGINE_FAILURES_MAX:
             raise StartFailed(f"{worker['worker']}: its engine does not start{cause}")
-
-
-async def _wait(is_true: Callable[[], Awaitable[bool]], children: Sequence[Child], seconds_max: float | None) -> None:
-    """Ask *is_true* until it is. Raises StartFailed if one of *children* dies first or it takes too long."""
-    try:
-        async with asyncio.timeout(seconds_max):
-            while not await is_true():
-                for child in children:
-                    if child.deaths:
-                        raise child.failure()
-                await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        child = children[0]
-        raise StartFailed(
-            f"{child.program.name} has not answered within {seconds_max:g} s. Its log: {child.program.log}"
-        ) from None
