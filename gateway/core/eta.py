@@ -57,32 +57,36 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    now_s: float
-    completed: int
+    """Counts so far; *busy_s* is the time in which any slot was busy."""
+
+    busy_s: float
     busy_slot_s: float
+    completed: int
 
 
 class ServiceRate:
-    """Completions per busy slot and second over the last 10 s in which slots were busy."""
+    """Completions per busy slot and second over the last 10 s in which slots were busy; idle time is left out."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
+        self._now_s = 0.0
         self._in_flight = 0
 
     def observe(self, now_s: float, completed: int, in_flight: int) -> None:
         """Note how many requests have been completed so far and how many are in flight; any clock that goes forward."""
         samples = self._samples
-        if samples and (completed < samples[-1].completed or now_s < samples[-1].now_s):
+        if samples and (completed < samples[-1].completed or now_s < self._now_s):
             samples.clear()  # the count began anew
-        busy_slot_s = 0.0
+        busy_s = busy_slot_s = 0.0
         if samples:
-            last = samples[-1]
-            busy_slot_s = last.busy_slot_s + (now_s - last.now_s) * (self._in_flight + in_flight) / 2
-            if len(samples) > 1 and now_s - samples[-2].now_s < SAMPLE_S:
+            past_s, busy = now_s - self._now_s, (self._in_flight + in_flight) / 2
+            busy_s = samples[-1].busy_s + (past_s if busy else 0)
+            busy_slot_s = samples[-1].busy_slot_s + past_s * busy
+            if len(samples) > 1 and busy_s - samples[-2].busy_s < SAMPLE_S:
                 samples.pop()
-        self._in_flight = in_flight
-        samples.append(_Sample(now_s, completed, busy_slot_s))
-        while len(samples) > 2 and samples[1].now_s <= now_s - WINDOW_S:
+        self._now_s, self._in_flight = now_s, in_flight
+        samples.append(_Sample(busy_s, busy_slot_s, completed))
+        while len(samples) > 2 and samples[1].busy_s <= busy_s - WINDOW_S:
             samples.popleft()
 
     @property
