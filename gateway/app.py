@@ -92,7 +92,7 @@ class Gateway:
         self._admission = Admission(self._make_queue, self._roster, now_ms)
         self._occupancy: dict[str, Occupancy] = {}
         self._housekeeping: asyncio.Task[None] | None = None
-        self._objects = FileObjects(settings.objects_dir, now_ms)
+        self._objects = FileObjects(settings.objects_dir, free_bytes_min=settings.jobs.free_bytes_min, now_ms=now_ms)
         self._drain_ends_s = 0.0
         plane = self._make_plane()
         self._lane = self._make_lane(plane)

@@ -77,6 +77,7 @@ class JobSettings(_Section):
     lease_s: float = Field(5.0, ge=1, description="A gateway silent for this long loses its jobs to the others.")
     result_kept_s: float = Field(86_400, ge=1, description="How long a result is kept from the end of its job.")
     objects_dir: str = Field("", description="Bodies and results: a folder all gateways share; empty: under home.")
+    free_bytes_min: int = Field(1 << 30, ge=0, description="With less of that disk free no job is taken in.")
     webhook_secret: SecretStr | None = Field(None, description="Tenants' webhook secrets derive from it; unset: none.")
     webhook_retry_s: float = Field(43_200, ge=0, description="How long a webhook is tried from the end of its job.")
     webhook_pause_s: float = Field(5.0, gt=0, description="Before the second try; doubles with each, up to an hour.")

@@ -10,12 +10,12 @@ class ObjectStore(Protocol):
     All raise StoreUnavailable if the store does not answer or is full.
     """
 
-    async def put(self, name: str, data: bytes, expires_ms: int) -> bool:
+    async def put(self, name: str, data: bytes, expires_ms: int, *, is_vital: bool) -> bool:
         """
         Keep *data* until *expires_ms* (Unix) unless there is something under *name*; tell whether it was kept.
 
         Atomic: of several that put at once exactly one is told yes, and nobody ever sees a part of it. Durable when it
-        returns.
+        returns. What is not *is_vital* is refused, as StoreUnavailable, while room is short.
         """
 
     async def get(self, name: str) -> bytes | None:

@@ -27,7 +27,7 @@ class JobArchive:
 
     async def put_request(self, job: Job, body: bytes) -> None:
         """Keep *job* with its body until it has ended. Idempotent by its id."""
-        await self._objects.put(_request(job.id), _pack(asdict(job), body), self._in(self._known_s))
+        await self._objects.put(_request(job.id), _pack(asdict(job), body), self._in(self._known_s), is_vital=False)
 
     async def request(self, job_id: str) -> tuple[Job, bytes] | None:
         """Give a job that has not ended, with its body."""
@@ -45,7 +45,7 @@ class JobArchive:
         """Keep *result* unless there is one already; gives the one that counts."""
         event = asdict(result.event)
         head = {"state": result.state.value, "status": result.status, "headers": dict(result.headers), "event": event}
-        if await self._objects.put(_result(job_id), _pack(head, result.body), self._in(self._kept_s)):
+        if await self._objects.put(_result(job_id), _pack(head, result.body), self._in(self._kept_s), is_vital=True):
             return result
         return await self.result(job_id) or result  # None: the other one expired in this very moment
 

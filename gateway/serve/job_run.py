@@ -37,17 +37,22 @@ class RunFailed(Exception):  # noqa: N818
         self.event = event
 
 
-async def run_job(job: Job, body: bytes, plane: Plane, handler: Handler, on_dispatch: Callable[[], None]) -> JobResult:
+async def run_job(
+    job: Job, body: bytes, attempt: int, plane: Plane, handler: Handler, on_dispatch: Callable[[], None]
+) -> JobResult:
     """
     Send *job* through *handler* and collect what it answers; an engine's own refusal is an answer too.
 
+    The run has an id of its own: of two attempts at once, by a gateway that was taken for dead and by another one, each
+    has its own ticket in line.
+
     *on_dispatch* is told when a worker gets it. Raises RunFailed. Cancelling it leaves nothing behind.
     """
-    held = _HeldEvent(on_dispatch)
+    held = _HeldEvent(job.id, on_dispatch)
     metering = _RunMetering(held, plane.metering.metrics, plane.metering.now_ms, plane.metering.rules)
     authn = _KeyHolder(plane.directory, plane.metering.now_ms, job.key_digest)
     collected = _Collected()
-    call = await _call(job, body)
+    call = await _call(job, body, attempt)
     try:
         await handler(call, replace(plane, metering=metering, authn=authn), Reply(call.scope, collected.send))
     except Refused as refusal:
@@ -122,7 +127,7 @@ def unbilled(event: MeterEvent) -> MeterEvent:
     )
 
 
-async def _call(job: Job, body: bytes) -> Call:
+async def _call(job: Job, body: bytes, attempt: int) -> Call:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in job.headers.items()]
     scope: Scope = {"type": "http", "method": "POST", "path": job.path, "headers": headers}
     messages: list[Message] = [{"type": "http.disconnect"}, {"type": "http.request", "body": body}]
@@ -130,7 +135,7 @@ async def _call(job: Job, body: bytes) -> Call:
     async def receive() -> Message:
         return messages.pop()
 
-    call = Call(scope, receive, id=job.id, arrived_ms=job.arrived_ms, body_bytes_max=len(body))
+    call = Call(scope, receive, id=f"{job.id}-{attempt}", arrived_ms=job.arrived_ms, body_bytes_max=len(body))
     await call.run()
     return call
 
@@ -160,7 +165,8 @@ class _HeldEvent:
     amount, which comes with the run that ends it, would then be a duplicate and ignored.
     """
 
-    def __init__(self, on_dispatch: Callable[[], None]) -> None:
+    def __init__(self, job_id: str, on_dispatch: Callable[[], None]) -> None:
+        self._job_id = job_id
         self._on_dispatch = on_dispatch
         self._event: MeterEvent | None = None
 
@@ -178,10 +184,10 @@ class _HeldEvent:
     def progress(self, event_id: str, usage: Usage) -> None: ...
 
     async def close(self, event: MeterEvent) -> None:
-        self._event = event
+        self.note(event)
 
     def note(self, event: MeterEvent) -> None:
-        self._event = event
+        self._event = replace(event, id=self._job_id)
 
 
 class _RunMetering(Metering):

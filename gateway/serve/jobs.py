@@ -8,21 +8,23 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gateway.core.directory import Model
 from gateway.core.ids import digest
 from gateway.core.jobs import Job, JobState, JobView
 from gateway.core.outcome import Outcome
+from gateway.core.request import ChatRequest
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.jobs import JobStore
-from gateway.serve.authn import Caller, bearer
+from gateway.serve.authn import bearer
 from gateway.serve.http import Call, Reply
 from gateway.serve.job_archive import JobArchive
+from gateway.serve.job_end import end_job
 from gateway.serve.job_run import Handler, cancelled
+from gateway.serve.metering import MeterRecord
 from gateway.serve.plane import Plane
 from gateway.serve.webhooks import HEADER as WEBHOOK_HEADER
 from gateway.serve.webhooks import Webhooks
@@ -41,20 +43,11 @@ _ID = re.compile(r"req_[0-9a-f]{32}")
 _ASYNC = re.compile(r"(?:^|,)\s*respond-async\s*(?:$|[,;])", re.IGNORECASE)  # RFC 7240
 
 
-class Parsed(Protocol):
-    """What submitting needs to know of a body."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def is_stream(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A generation endpoint whose requests may become jobs: how a body is read, and who answers it."""
 
-    parse: Callable[[bytes, str | None], Any]
+    parse: Callable[[bytes, str | None], ChatRequest]
     handler: Handler
 
 
@@ -99,6 +92,7 @@ class Jobs:
         self._webhooks = webhooks
         self._endpoints = endpoints
         self._rules = rules
+        self._works: set[asyncio.Task[JobView]] = set()
         self.on_end: Callable[[], None] = lambda: None  # told when a job was cancelled here
 
     def wants(self, call: Call) -> bool:
@@ -114,19 +108,28 @@ class Jobs:
         """Take *call* in as a job, or refuse it as its endpoint would; answers 202 with the ticket."""
         async with plane.metering.open(call) as record:
             record.caller = caller = plane.authn.identify(call.headers)  # 401
-            store, runs = self._lane  # 503
-            record.request = parsed = self._endpoints[call.path].parse(await call.body(), plane.cache_salt(caller))
-            record.model = model = plane.model(parsed.model)  # 404
-            job = await self._job(call, caller, parsed, model)  # 400, 403
-            try:
-                view = await asyncio.shield(self._enter(store, job, await call.body()))  # 409, 429, 503
-            except (asyncio.CancelledError, _MayBeEntered):  # a client that leaves here has left its job behind
-                record.hand_over()
-                raise
-            record.hand_over()
-        runs.wake()
+            record.request = request = self._endpoints[call.path].parse(await call.body(), plane.cache_salt(caller))
+            record.model = plane.model(request.model)  # 404
+            view = await self.take_in(call, record)  # 400, 403, 409, 429, 503
         reply.headers += [(b"location", _status_url(view.id).encode()), (b"preference-applied", b"respond-async")]
         await self._answer(reply, view, 202)
+
+    async def take_in(self, call: Call, record: MeterRecord) -> JobView:
+        """
+        Make a job of *call*, whose *record* knows caller, request and model; the event is the job's from then on.
+
+        For endpoints that have other words than `submit` for the same thing.
+        """
+        store, runs = self._lane
+        job = await self._job(call, record)
+        try:
+            view = await self._whole(self._enter(store, job, await call.body()))
+        except (asyncio.CancelledError, _MayBeEntered):  # a client that leaves here has left its job behind
+            record.hand_over()
+            raise
+        record.hand_over()
+        runs.wake()
+        return view
 
     async def serve(self, call: Call, plane: Plane, reply: Reply) -> None:
         """Answer for one job: GET its status, GET its result, DELETE it."""
@@ -136,15 +139,9 @@ class Jobs:
             if job_id.endswith(RESULT):
                 await self._serve_result(tenant, job_id.removesuffix(RESULT), reply)
             elif call.method == "DELETE":
-                await self._answer(reply, await self._cancel(tenant, job_id, plane))
+                await self._answer(reply, await self._whole(self._cancel(tenant, job_id, plane)))
             else:
                 await self._answer(reply, await self._found(tenant, job_id))
-
-    async def job_status(self, tenant: str, job_id: str) -> dict[str, Any] | None:
-        """Give the ticket of a job of *tenant*; None if it has none of that id. Raises Refused(ASYNC_UNAVAILABLE)."""
-        with _stores_answering():
-            view = await self._view(tenant, job_id)
-        return None if view is None else self.ticket(view)
 
     def ticket(self, view: JobView) -> dict[str, Any]:
         """Give a job's ticket as clients and webhooks see it."""
@@ -167,7 +164,18 @@ class Jobs:
             raise Refused(Outcome.ASYNC_UNAVAILABLE, message, should_retry=False)
         return self._lane_if_any
 
-    async def _job(self, call: Call, caller: Caller, parsed: Parsed, model: Model) -> Job:
+    async def _whole(self, work: Coroutine[Any, Any, JobView]) -> JobView:
+        """Do *work* to its end, also if the client leaves meanwhile."""
+        task = asyncio.ensure_future(work)
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
+        return await asyncio.shield(task)
+
+    async def _job(self, call: Call, record: MeterRecord) -> Job:
+        caller, request, model = record.caller, record.request, record.model
+        assert caller is not None, "a caller is identified before its request becomes a job"
+        assert request is not None, "a request is parsed before it becomes a job"
+        assert model is not None, "a model is found before a request for it becomes a job"
         webhook_url = call.headers.get(WEBHOOK_HEADER.lower().encode(), b"").decode("latin-1").strip()
         if webhook_url:
             await self._webhooks.check(webhook_url)
@@ -182,7 +190,7 @@ class Jobs:
             service_class=service_class,
             model=model.name,
             pool=model.pool,
-            is_stream=parsed.is_stream,
+            is_stream=request.is_stream,
             arrived_ms=call.arrived_ms,
             idempotency_key=_idempotency_key(call),
             webhook_url=webhook_url,
@@ -206,6 +214,10 @@ class Jobs:
             return await store.enter(job, self._rules.waiting_max)
         except StoreUnavailable as error:
             raise _MayBeEntered(error) from error
+        except Refused:
+            if not job.idempotency_key:  # otherwise it may be in line by another submission, and needs its body
+                await self._archive.drop_request(job.id)
+            raise
 
     async def _bound(self, store: JobStore, job: Job, body: bytes) -> Job:
         """Give *job* the id that its idempotency key is bound to; raise Refused(CONFLICT) if for another body."""
@@ -254,9 +266,7 @@ class Jobs:
         if kept is not None:
             job, _ = kept
             result = await self._archive.put_result(job_id, cancelled(job, plane))
-            await plane.metering.spool.close(result.event)
-            await store.finish(job.pool, job_id, result.state)
-            await self._archive.drop_request(job_id)
+            await end_job(store, self._archive, plane, job.pool, result)
             runs.stop(job_id)
             self.on_end()
             view = await self._found(tenant, job_id)

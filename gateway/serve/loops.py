@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import structlog
 
@@ -11,7 +12,22 @@ from gateway.errors import StoreUnavailable
 WAIT_S_MAX = 5.0  # after a store did not answer
 _DOUBLINGS_MAX = 8
 
+_Result = TypeVar("_Result")
+
 log = structlog.get_logger()
+
+
+async def insist(step: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Do *step* until the stores it needs answer: what it keeps is too dear to be made again."""
+    failures = 0
+    while True:
+        try:
+            return await step()
+        except StoreUnavailable as error:
+            failures += 1
+            if failures == 1:
+                log.warning("store_awaited", reason=str(error))
+            await asyncio.sleep(min(WAIT_S_MAX, 0.1 * 2 ** min(failures, _DOUBLINGS_MAX)))
 
 
 async def repeat(

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gateway.core.jobs import JobView
+from gateway.errors import StoreUnavailable
 from gateway.ports.jobs import DueWebhook, JobStore
 from gateway.serve.job_archive import JobArchive
 from gateway.serve.loops import repeat
 from gateway.serve.webhooks import Webhooks
 
-AT_ONCE_MAX = 16  # messages of one pool on their way from here
+AT_ONCE_MAX = 64  # messages of one pool on their way from here
 SWEEP_S = 60.0
 
 
@@ -64,7 +66,8 @@ class Messenger:
 
     async def _send(self, pool: str, due: DueWebhook) -> None:
         retry_in_s = await self._webhooks.send(due, self._ticket(due.view))
-        await self._store.settle_webhook(pool, due.view.id, retry_in_s)
+        with suppress(StoreUnavailable):  # then it is due again soon
+            await self._store.settle_webhook(pool, due.view.id, retry_in_s)
 
     async def _sweep(self) -> None:
         await self._archive.sweep()

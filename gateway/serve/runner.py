@@ -18,8 +18,9 @@ from gateway.core.outcome import Fault, Outcome
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.jobs import JobStore, Taken
 from gateway.serve.job_archive import JobArchive
+from gateway.serve.job_end import end_job
 from gateway.serve.job_run import Handler, RunFailed, bare_event, failed, run_job
-from gateway.serve.loops import repeat
+from gateway.serve.loops import insist, repeat
 from gateway.serve.plane import Plane
 
 POLL_S = 1.0  # how soon a job that another gateway took in is seen; one taken in here is seen at once
@@ -156,7 +157,7 @@ class Runner:
             raise
         except StoreUnavailable as error:
             log.warning("job_interrupted", request_id=run.taken.id, reason=str(error))
-            await self._give_back(run, counts=False)
+            await self._give_back(run, counts=False, delay_s=self._rules.lease_s)
         except Exception:  # the edge of a job: its lease runs out, and the next attempt counts
             log.exception("bug", request_id=run.taken.id)
         finally:
@@ -174,19 +175,9 @@ class Runner:
             made = await self._answer(run, *kept)
             if made is None:
                 return
-            result = await self._archive.put_result(job_id, made)
-            if result is made:
-                self._plane.metering.ended(result.event, None, is_known=True)
+            result = await insist(lambda: self._archive.put_result(job_id, made))
         assert result is not None, "a job without a result was just run"
-        await self._close(run.pool, result)
-
-    async def _close(self, pool: str, result: JobResult) -> None:
-        """Close the bill from what is kept, then tell the store. Each step may be done again, by any gateway."""
-        job_id = result.event.id
-        await self._plane.metering.spool.close(result.event)
-        await self._store.finish(pool, job_id, result.state)
-        await self._archive.drop_request(job_id)
-        self._plane.metering.metrics.count_job(result.state.value)
+        await insist(lambda: end_job(self._store, self._archive, self._plane, run.pool, result))
         self.on_end()
 
     async def _answer(self, run: _Run, job: Job, body: bytes) -> JobResult | None:
@@ -194,7 +185,8 @@ class Runner:
         if run.taken.attempt > self._rules.attempts_max:
             return self._given_up(job)
         try:
-            return await run_job(job, body, self._plane, self._handlers[job.path], run.note_dispatch)
+            handler = self._handlers[job.path]
+            return await run_job(job, body, run.taken.attempt, self._plane, handler, run.note_dispatch)
         except RunFailed as failure:
             is_last = run.taken.attempt == self._rules.attempts_max
             if self._is_too_late(job) or not _may_pass(failure.refusal, is_last=is_last):

@@ -10,6 +10,7 @@ import json
 import random
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -97,18 +98,23 @@ class Webhooks:
         return pause_s * random.uniform(0.75, 1.25)  # noqa: S311  so that many do not come back at once
 
     async def _post(self, due: DueWebhook, body: bytes) -> int:
+        url = httpx.URL(due.url)
+        headers = {"host": url.netloc.decode("ascii"), **self._signed(due, body)}
         async with asyncio.timeout(self._rules.timeout_s):
-            address = await self._resolve(due.url)
-            url = httpx.URL(due.url)
-            request = self._http.build_request(
-                "POST",
-                url.copy_with(host=address),
-                content=body,
-                headers={"host": url.netloc.decode("ascii"), **self._signed(due, body)},
-                extensions={"sni_hostname": url.raw_host.decode("ascii")},  # the certificate must be the name's
-            )
-            answer = await self._http.send(request, stream=True)  # what it says is nothing to us
-            await answer.aclose()
+            *others, last = await self._resolve(due.url)
+            for address in others:
+                with suppress(httpx.ConnectError):
+                    return await self._post_to(address, url, headers, body)
+            return await self._post_to(last, url, headers, body)
+
+    async def _post_to(self, address: str, url: httpx.URL, headers: dict[str, str], body: bytes) -> int:
+        """Post to *address* as to the host of *url*, whose name the certificate must bear; gives the status."""
+        names = {"sni_hostname": url.raw_host.decode("ascii")}
+        request = self._http.build_request(
+            "POST", url.copy_with(host=address), content=body, headers=headers, extensions=names
+        )
+        answer = await self._http.send(request, stream=True)  # what it says is nothing to us
+        await answer.aclose()
         return answer.status_code
 
     def _signed(self, due: DueWebhook, body: bytes) -> dict[str, str]:
@@ -122,18 +128,18 @@ class Webhooks:
             "webhook-signature": signature(secret, message_id, now_s, body),
         }
 
-    async def _resolve(self, url: str) -> str:
-        """Give an address of *url*'s host; raise AddressRefused if any of its addresses is not allowed."""
+    async def _resolve(self, url: str) -> list[str]:
+        """Give the addresses of *url*'s host; raise AddressRefused if there is none, or any that is not allowed."""
         host, port = self._place(url)
         try:
             async with asyncio.timeout(RESOLVE_S_MAX):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, TimeoutError):
             raise AddressRefused(f"its host {host!r} cannot be resolved.") from None
-        addresses = [str(address[0]) for *_, address in found]
+        addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
         if not self._rules.allows_private and not all(map(is_public, addresses)):
             raise AddressRefused(f"its host {host!r} has an address that is not of the public Internet.")
-        return addresses[0]
+        return addresses
 
     def _place(self, url: str) -> tuple[str, int]:
         try:

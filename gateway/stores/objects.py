@@ -1,9 +1,11 @@
 """Objects as files: one folder, private, shared by the gateways of a host (or of many, on a shared file system)."""
 
 import asyncio
+import errno
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,17 +27,26 @@ class FileObjects:
     """
     The ObjectStore on a file system. A file's modification time is when it expires.
 
+    What is not vital leaves *free_bytes_min* of the disk free: a spool may lie on it too.
+
     A draft is written and synced under another name, then linked to its own: link(2) fails where the name is taken, on
     network file systems too, and nobody sees half a file.
     """
 
-    def __init__(self, folder: Path, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        free_bytes_min: int = 0,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self.folder = folder
+        self._free_bytes_min = free_bytes_min
         self._now_ms = now_ms
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
 
-    async def put(self, name: str, data: bytes, expires_ms: int) -> bool:
-        return await self._in_thread(self._put, self._path(name), data, expires_ms)
+    async def put(self, name: str, data: bytes, expires_ms: int, *, is_vital: bool) -> bool:
+        return await self._in_thread(self._put, self._path(name), data, expires_ms, is_vital)
 
     async def get(self, name: str) -> bytes | None:
         return await self._in_thread(self._get, self._path(name))
@@ -60,10 +71,13 @@ class FileObjects:
         except OSError as error:
             raise StoreUnavailable("objects", error.strerror or str(error)) from error
 
-    def _put(self, path: Path, data: bytes, expires_ms: int) -> bool:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _put(self, path: Path, data: bytes, expires_ms: int, is_vital: bool) -> bool:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         if self._is_kept(path):
             return False
+        if not is_vital and shutil.disk_usage(self.folder).free < self._free_bytes_min + len(data):
+            raise OSError(errno.ENOSPC, f"its disk has less than {self._free_bytes_min} bytes to spare")
         draft = path.with_name(DRAFT_PREFIX + secrets.token_hex(8))
         try:
             _write_durably(draft, data, expires_ms)

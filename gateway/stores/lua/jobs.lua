@@ -50,17 +50,22 @@ local function forget_entry(class, tenant, entry)
   end
 end
 
--- How many wait in a class; with a rank, how many of them come before a tenant's job that has so many before it: the
--- tenants take turns, so of every other one at most as many, and one.
-local function waiting_in(class, tenant, rank)
+-- How many wait in a class.
+local function waiting_in(class)
   local count = 0
+  for _, tenant in ipairs(redis.call('LRANGE', turns_of(class), 0, -1)) do
+    count = count + redis.call('ZCARD', waiting_of(class, tenant))
+  end
+  return count
+end
+
+-- How many of a class come before a tenant's job that has *rank* of its own before it: tenants take turns, so as many of
+-- every other one, and one more of those whose turn comes before the tenant's.
+local function waiting_before(class, tenant, rank)
+  local count, turns = 0, rank + 1
   for _, other in ipairs(redis.call('LRANGE', turns_of(class), 0, -1)) do
-    local waiting = redis.call('ZCARD', waiting_of(class, other))
-    if not rank then
-      count = count + waiting
-    else
-      count = count + math.min(waiting, other == tenant and rank or rank + 1)
-    end
+    if other == tenant then turns = rank end
+    count = count + math.min(redis.call('ZCARD', waiting_of(class, other)), turns)
   end
   return count
 end
@@ -98,7 +103,7 @@ local function view(job)
   local rank = redis.call('ZRANK', waiting_of(job.class, job.tenant), job.id)
   local position, eta = -1, -1
   if rank then
-    position = 1 + waiting_in(tonumber(job.class), job.tenant, rank)
+    position = 1 + waiting_before(job.class, job.tenant, rank)
     for class = 0, tonumber(job.class) - 1 do position = position + waiting_in(class) end
     local pace = pace_ms(now_ms())
     if pace then eta = math.floor(position * pace) end
