@@ -108,9 +108,13 @@ class WorkerCredit:
     @property
     def prefill_tokens(self) -> int:
         """How many prompt tokens may be outstanding; at least one step's, whatever the cuts."""
-        if self._seqs >= self._max_seqs:
+        if not self.is_cut:
             return self._prefill_tokens_max
-        return max(self._prefill_tokens_max // PREFILL_STEPS, int(self._prefill_tokens_max * self._share))
+        return max(self._prefill_tokens_max // PREFILL_STEPS, int(self._prefill_tokens_max * self._seqs / self._max_seqs))
+
+    @property
+    def is_cut(self) -> bool:
+        return self._seqs < self._max_seqs
 
     def predicted_ttft_s(self, prefill_tokens: int) -> float:
         """Predict the time to the first token with *prefill_tokens* outstanding, the request's own included."""
@@ -146,10 +150,6 @@ class WorkerCredit:
                 self._follow_latency(now_s)
             self._judged = (now_s, beat)
             self._used = 0
-
-    @property
-    def _share(self) -> float:
-        return self._seqs / self._max_seqs
 
     def _follow_latency(self, now_s: float) -> None:
         gradient = min(self._prefill.gradient, self._itl.gradient)

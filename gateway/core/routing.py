@@ -20,7 +20,7 @@ class WorkerView:
     A worker as the router weighs it at one instant.
 
     *outstanding_tokens* and *in_flight* are this gateway's own, exact and current. *others_in_flight* is what other
-    gateways told within the last fraction of a second, and what the engine reported beyond that at its last beat.
+    gateways told, *told_in_flight*, a fraction of a second ago, and what the engine reported beyond that at its last beat.
     *prefill_tokens* are the prompt tokens sent to it, by any gateway, whose first token has not come back;
     *credit_seqs* and *credit_prefill_tokens* are the most it may have (core/credit.py).
     """
@@ -36,6 +36,7 @@ class WorkerView:
     outstanding_tokens: int = 0
     in_flight: int = 0
     others_in_flight: int = 0
+    told_in_flight: int = 0
     prefill_tokens: int = 0
     credit_seqs: int = 1
     credit_prefill_tokens: int = 1 << 30
@@ -57,10 +58,9 @@ def can_serve(worker: WorkerView, model: str) -> bool:
     return worker.state is WorkerState.READY and model in worker.models
 
 
-def has_credit(worker: WorkerView, prompt_tokens: int) -> bool:
-    """Tell whether *worker* may have a request now. A prompt beyond all credit goes to one that prefills nothing."""
-    has_room = prompt_tokens <= worker.prefill_room or not worker.prefill_tokens
-    return worker.free_seqs > 0 and has_room
+def has_prefill_room(worker: WorkerView, prompt_tokens: int) -> bool:
+    """Tell whether *worker* may be sent the prompt. One beyond all credit goes to a worker that prefills nothing."""
+    return prompt_tokens <= worker.prefill_room or not worker.prefill_tokens
 
 
 def load(worker: WorkerView, work: int) -> float:
@@ -88,10 +88,15 @@ def choose(
     """
     Give the least loaded worker that may have a request now; None if each that can serve it is out of credit.
 
+    Who asks holds one of the pool's slots, of which there are no more than there is credit. So if no worker seems to
+    have any, what another gateway told is out of date, and one that it shares may have one request too many: to wait
+    for the news would leave a place in a batch empty, and a wrong guess costs one place in an engine's queue.
+
     Workers in *tried* are passed over, and suspect ones as long as another can serve. Raises Refused(NO_WORKER) if none
     is left that can serve at all.
     """
     free: list[WorkerView] = []
+    maybe_free: list[WorkerView] = []
     suspects: list[WorkerView] = []
     seen = 0
     for worker in _able(model, workers, tried):
@@ -99,15 +104,18 @@ def choose(
             suspects.append(worker)
             continue
         seen += 1
-        if has_credit(worker, prompt_tokens):
-            free.append(worker)
+        if has_prefill_room(worker, prompt_tokens):
+            if worker.free_seqs > 0:
+                free.append(worker)
+            elif worker.free_seqs == 0 and worker.told_in_flight:
+                maybe_free.append(worker)
         if free and seen >= SAMPLE:
             break
     if not seen:
         if not suspects:
             raise _no_worker(model)
-        free = [worker for worker in suspects if has_credit(worker, prompt_tokens)]
-    return min(free, key=lambda worker: (load(worker, work), random.random()), default=None)  # noqa: S311
+        free = [worker for worker in suspects if worker.free_seqs > 0 and has_prefill_room(worker, prompt_tokens)]
+    return min(free or maybe_free, key=lambda worker: (load(worker, work), random.random()), default=None)  # noqa: S311
 
 
 def slots(workers: Sequence[WorkerView]) -> int:

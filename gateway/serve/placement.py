@@ -92,6 +92,13 @@ class Placement:
     def __repr__(self) -> str:
         return f"<Placement [{sum(map(len, self._lines.values()))} waiting]>"
 
+    def waiting(self) -> dict[str, float]:
+        """Count those who wait, by pool."""
+        waiting: dict[str, float] = {}
+        for (pool, _), line in self._lines.items():
+            waiting[pool] = waiting.get(pool, 0) + len(line)
+        return waiting
+
     def place(self, pool: str, request: ChatRequest) -> Place:
         """Make the place of *request* on a worker of *pool*; use it as an async context manager."""
         return Place(self, pool, request)

@@ -141,7 +141,7 @@ class MemoryRoster:
         entry.credit.beat(now_s, beat)
         work = self._work.setdefault(beat.worker, WorkerWork())
         work.report(beat.running + beat.waiting)
-        if work.requests:
+        if work.requests or entry.credit.is_cut:
             self.busy.add(beat.worker)  # told again: what others know of it has a lease too
         self._change(beat.worker, entry.ends_s)
 
@@ -180,6 +180,8 @@ class MemoryRoster:
 
     def hear(self, worker: str, load: EngineLoad) -> None:
         if self.credit(worker).hear(self.now_s(), load):
+            self.busy.add(worker)
+            self.has_news.set()
             self._change(worker)
 
     def watch(self, listener: Callable[[str], None]) -> None:
@@ -212,7 +214,7 @@ class MemoryRoster:
         """Count a request; gives the prefill tokens ahead of its first token, and when that is predicted."""
         self.count(worker, work, 1, prompt_tokens)
         known, credit = self._work[worker], self.credit(worker)
-        credit.use(known.requests + known.others)
+        credit.use(known.known + known.excess)
         ahead = known.prefill_tokens
         return ahead, credit.predicted_ttft_s(ahead)
 
@@ -223,23 +225,26 @@ class MemoryRoster:
             work = self._work[worker] = WorkerWork()
         work.count(tokens, requests, prefill_tokens)
         self.busy.add(worker)
-        if requests and work.requests + work.others + (requests < 0) >= self.credit(worker).seqs:
+        if requests and work.known + work.excess + (requests < 0) >= self.credit(worker).seqs:
             self.has_news.set()
         self._change(worker, has_room=requests <= 0)
         if not work.requests and worker not in self._entries:
             del self._work[worker]
 
-    def own(self, worker: str) -> tuple[int, int]:
-        """Give this gateway's requests and outstanding prompt tokens on a worker."""
-        work = self._work.get(worker)
-        return (work.requests, work.own_prefill_tokens) if work else (0, 0)
+    def own(self, worker: str) -> tuple[int, int, int]:
+        """Give this gateway's requests and outstanding prompt tokens on a worker, and the credit it would give it."""
+        work, credit_seqs = self._work.get(worker), self.credit(worker).seqs
+        return (work.requests, work.own_prefill_tokens, credit_seqs) if work else (0, 0, credit_seqs)
 
-    def tell(self, worker: str, gateway: str, requests: int, prefill_tokens: int) -> None:
-        """Take what another gateway has outstanding on a worker; its word holds for a lease."""
-        if worker in self._entries:
-            ends_s = self.now_s() + self._lease_s
-            self._work[worker].tell(gateway, Told(requests, prefill_tokens, ends_s))
-            self._change(worker, ends_s)
+    def tell(self, worker: str, gateway: str, requests: int, prefill_tokens: int, credit_seqs: int) -> None:
+        """Take what another gateway has outstanding on a worker and would give it; its word holds for a lease."""
+        entry = self._entries.get(worker)
+        if entry is None:
+            return
+        ends_s, work = self.now_s() + self._lease_s, self._work[worker]
+        work.tell(gateway, Told(requests, prefill_tokens, credit_seqs, ends_s))
+        entry.credit.use(work.known + work.excess)
+        self._change(worker, ends_s)
 
     def _change(self, worker: str, until_s: float = inf, *, has_room: bool = True) -> None:
         """Have the view of *worker* made anew, and once more at *until_s*; tell who waits if it may have room."""
@@ -301,8 +306,9 @@ class MemoryRoster:
             outstanding_tokens=work.tokens,
             in_flight=work.requests,
             others_in_flight=work.others,
+            told_in_flight=work.known - work.requests,
             prefill_tokens=work.prefill_tokens,
-            credit_seqs=credit.seqs,
+            credit_seqs=work.credit_seqs(credit.seqs),
             credit_prefill_tokens=credit.prefill_tokens,
             is_suspect=entry.suspect_until_s > -inf,
         )

@@ -145,7 +145,7 @@ class RedisRoster:
     def _news(self, telling: dict[str, str], busy: set[str]) -> list[str | int]:
         """Give the script's arguments: beats, and this gateway's own work on each *busy* worker."""
         beats = [word for pair in telling.items() for word in pair]
-        work = [word for worker in busy for word in (worker, "{} {}".format(*self._local.own(worker)))]
+        work = [word for worker in busy for word in (worker, "{} {} {}".format(*self._local.own(worker)))]
         return [self._version, self._lease_ms, self._owner, self._told_ms, len(beats), *beats, *work]
 
     def _current(self, unsent: dict[str, str]) -> dict[str, str]:
@@ -171,13 +171,13 @@ class RedisRoster:
                     self._states.pop(worker, None)
 
     async def _take_in_told(self, told: list[str]) -> None:
-        """Take in what other gateways have outstanding: gateway, worker, "requests tokens", and so on."""
+        """Take in what other gateways have outstanding: gateway, worker, "requests tokens credit", and so on."""
         for start in range(0, len(told), 3 * READ_AT_ONCE):
             await asyncio.sleep(0)
             chunk = told[start : start + 3 * READ_AT_ONCE]
             for gateway, worker, work in zip(chunk[::3], chunk[1::3], chunk[2::3], strict=True):
-                requests, prefill_tokens = map(int, work.split())
-                self._local.tell(worker, gateway, requests, prefill_tokens)
+                requests, prefill_tokens, credit_seqs = map(int, work.split())
+                self._local.tell(worker, gateway, requests, prefill_tokens, credit_seqs)
 
     async def _strike_off(self, worker: str) -> None:
         await self._local.forget(worker)

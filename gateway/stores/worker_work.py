@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 
 class Told(NamedTuple):
-    """What another gateway has outstanding on a worker, and until when its word holds."""
+    """What another gateway has outstanding on a worker, the most it would give it, and until when its word holds."""
 
     requests: int
     prefill_tokens: int
+    credit_seqs: int
     ends_s: float
 
 
@@ -41,6 +42,15 @@ class WorkerWork:
         told = sum(told.prefill_tokens for told in self.told.values()) if self.told else 0
         return self.own_prefill_tokens + told
 
+    @property
+    def known(self) -> int:
+        """Requests that gateways know of, this one's and those that others told."""
+        return self.requests + (sum(told.requests for told in self.told.values()) if self.told else 0)
+
+    def credit_seqs(self, own: int) -> int:
+        """Give the worker's credit: the least that any gateway would give it, *own* being this one's."""
+        return min((own, *(told.credit_seqs for told in self.told.values()))) if self.told else own
+
     def count(self, tokens: int, requests: int, prefill_tokens: int) -> None:
         """Add to this gateway's own work, or take from it."""
         self.tokens += tokens
@@ -50,10 +60,7 @@ class WorkerWork:
 
     def tell(self, gateway: str, told: Told) -> None:
         """Take another gateway's word."""
-        if told.requests:
-            self.told[gateway] = told
-        else:
-            self.told.pop(gateway, None)
+        self.told[gateway] = told
         self._note_peak()
 
     def expire(self, now_s: float) -> float:
@@ -66,13 +73,9 @@ class WorkerWork:
         beyond = max(0, engine_requests - max(self._peaks))
         self.excess = min(beyond, self._excess_before) if self.told else beyond
         self._excess_before = beyond
-        self._peaks = (self._known, self._peaks[0])
-
-    @property
-    def _known(self) -> int:
-        return self.requests + (sum(told.requests for told in self.told.values()) if self.told else 0)
+        self._peaks = (self.known, self._peaks[0])
 
     def _note_peak(self) -> None:
-        known = self._known
+        known = self.known
         if known > self._peaks[0]:
             self._peaks = (known, self._peaks[1])

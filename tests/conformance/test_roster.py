@@ -2,8 +2,9 @@
 
 import pytest
 
+from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import WorkerState
-from gateway.core.routing import rank
+from gateway.core.routing import rank, slots
 from tests.conformance.rosters import HandClock, beat, open_roster
 
 LEASE_S, SUSPECT_S = 4.0, 5.0
@@ -88,6 +89,83 @@ async def test_own_work_outlives_the_lease_of_its_worker(roster, clock):
         assert list(roster.views("qwen")) == []
         await roster.beat(beat())
         assert view(roster).outstanding_tokens == 100
+
+
+async def test_prompt_tokens_leave_the_outstanding_prefill_with_the_first_token(roster):
+    await roster.beat(beat(max_batched_tokens=1000))
+    with roster.working("w1", 500, 300) as first, roster.working("w1", 900, 700):
+        assert (view(roster).prefill_tokens, view(roster).prefill_room) == (1000, 1000)
+        first.prefilled()
+        first.prefilled()
+        assert (view(roster).prefill_tokens, view(roster).in_flight, view(roster).outstanding_tokens) == (700, 2, 1400)
+    assert (view(roster).prefill_tokens, view(roster).in_flight, view(roster).outstanding_tokens) == (0, 0, 0)
+
+
+async def test_work_that_ends_twice_ends_once(roster):
+    await roster.beat(beat())
+    with roster.working("w1", 100, 100) as working, roster.working("w1", 30, 30):
+        working.end()
+        assert (view(roster).outstanding_tokens, view(roster).prefill_tokens, view(roster).in_flight) == (30, 30, 1)
+        working.prefilled()
+    assert (view(roster).outstanding_tokens, view(roster).prefill_tokens, view(roster).in_flight) == (0, 0, 0)
+
+
+async def test_the_time_to_the_first_token_is_learnt_and_predicted(roster, clock):
+    await roster.beat(beat(max_batched_tokens=1000))
+    with roster.working("w1", 1000, 1000) as working:
+        clock.advance(2.0)
+        working.prefilled()
+    with roster.working("w1", 500, 500) as first, roster.working("w1", 500, 500) as second:
+        assert (first.predicted_ttft_s, second.predicted_ttft_s) == (1.0, 2.0)
+        clock.advance(60.0)
+        first.prefilled(is_observed=False)
+    with roster.working("w1", 500, 500) as third:
+        assert third.predicted_ttft_s == 1.0
+
+
+async def test_credit_starts_at_the_engines_limits_and_is_cut_when_it_queues(roster, clock):
+    await roster.beat(beat(max_seqs=20))
+    assert view(roster).credit_seqs == slots(roster.views("qwen")) == 20
+    clock.advance(1)
+    await roster.beat(beat(max_seqs=20, waiting=3))
+    assert view(roster).credit_seqs == slots(roster.views("qwen")) == 14
+
+
+async def test_an_answers_head_cuts_credit_at_once(roster):
+    await roster.beat(beat(max_seqs=20))
+    roster.hear("w1", EngineLoad(waiting=9, kv_cache_usage=0.5))
+    roster.hear("unknown", EngineLoad(waiting=9, kv_cache_usage=0.5))
+    assert view(roster).credit_seqs == 14
+
+
+async def test_an_engine_that_starts_again_has_its_credit_anew(roster):
+    await roster.beat(beat(max_seqs=20, engine_started_ms=1, preemptions_total=5))
+    await roster.beat(beat(max_seqs=20, engine_started_ms=1, preemptions_total=6))
+    assert view(roster).credit_seqs == 14
+    await roster.beat(beat(max_seqs=20, engine_started_ms=2, preemptions_total=0))
+    assert view(roster).credit_seqs == 20
+
+
+async def test_who_watches_hears_of_the_pool_when_a_worker_may_have_room(roster):
+    heard = []
+    await roster.beat(beat())
+    roster.watch(heard.append)
+    with roster.working("w1", 100, 100) as working:
+        assert heard == [], "a request that begins makes no room"
+        working.prefilled()
+        assert heard == ["qwen"]
+    assert heard == ["qwen", "qwen"]
+
+
+async def test_striking_a_worker_off_leaves_all_others_in_place(roster):
+    for n in range(5):
+        await roster.beat(beat(f"w{n}"))
+    assert len(roster.views("qwen")) == 5
+    for gone, left in (("w1", {"w0", "w2", "w3", "w4"}), ("w4", {"w0", "w2", "w3"}), ("w0", {"w2", "w3"})):
+        await roster.forget(gone)
+        assert {worker.id for worker in roster.views("qwen")} == left
+        with roster.working("w3", 7):
+            assert view(roster, "w3").outstanding_tokens == 7
 
 
 async def test_what_an_engine_reports_beyond_our_own_is_the_others(roster):

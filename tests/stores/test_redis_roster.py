@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import WorkerState
 from gateway.stores.redis_roster import RedisRoster
 from tests.conformance.queues import until
@@ -81,6 +82,84 @@ async def test_a_worker_known_through_another_gateway_has_a_lease_too(redis_url)
         assert names(right) == set()
 
 
+async def test_what_one_gateway_has_on_a_worker_is_known_to_the_others(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        with left.working("w1", 500, 300) as working, left.working("w1", 500, 200):
+            await until(lambda: _is_known(right, requests=2, prefill_tokens=500))
+            working.prefilled()
+            await until(lambda: _is_known(right, requests=2, prefill_tokens=200))
+            assert left.views("qwen")[0].others_in_flight == 0, "one's own is not the others'"
+        await until(lambda: _is_known(right, requests=0, prefill_tokens=0))
+
+
+async def test_what_others_told_is_not_taken_for_somebody_elses(redis_url):
+    """An engine's count lags behind what gateways tell one another; only what it says twice is a stranger's."""
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        with left.working("w1", 500), left.working("w1", 500):
+            await until(lambda: _is_known(right, requests=2))
+            await right.beat(beat("w1", running=5))
+            assert right.views("qwen")[0].others_in_flight == 2
+            await right.beat(beat("w1", running=5))
+            assert right.views("qwen")[0].others_in_flight == 5
+
+
+async def test_the_work_of_a_gateway_that_died_is_forgotten_when_its_lease_ends(redis_url):
+    async with two_gateways(redis_url) as (left, right, clock):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        left.working("w1", 500, 300)
+        await until(lambda: _is_known(right, requests=1, prefill_tokens=300))
+        await left.aclose()
+        clock.advance(LEASE_S / 2)
+        await right.beat(beat("w1"))
+        assert right.views("qwen")[0].others_in_flight == 1
+        clock.advance(LEASE_S / 2 + 0.01)
+        await right.beat(beat("w1"))
+        assert (right.views("qwen")[0].others_in_flight, right.views("qwen")[0].prefill_tokens) == (0, 0)
+
+
+async def test_a_beat_tells_the_work_again_to_those_who_missed_it(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        with left.working("w1", 500, 300):
+            await until(lambda: _is_known(right, requests=1))
+            await left._redis.flushall()
+            right._local.tell("w1", left._owner, 0, 0, 8)
+            await left.beat(beat("w1"))
+            await until(lambda: _is_known(right, requests=1, prefill_tokens=300))
+
+
+async def test_the_least_that_any_gateway_would_give_a_worker_is_its_credit(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1", max_seqs=20))
+        await until_listed(right, "w1")
+        left.hear("w1", EngineLoad(waiting=9, kv_cache_usage=0.5))
+
+        async def is_cut() -> bool:
+            return right.views("qwen")[0].credit_seqs == 14
+
+        await until(is_cut)
+
+
+async def test_only_workers_whose_work_changed_are_told_of(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        for n in range(20):
+            await left.beat(beat(f"w{n}"))
+        await until_listed(right, *(f"w{n}" for n in range(20)))
+        with left.working("w7", 500, 300):
+
+            async def is_told() -> bool:
+                return len(await left._redis.hgetall("sluice:{roster}:work")) > 0
+
+            await until(is_told)
+            assert await left._redis.hgetall("sluice:{roster}:work") == {f"{left._owner}|w7": "1 300 8"}
+
+
 async def test_with_redis_away_each_goes_on_with_what_it_saw_and_shares_again_when_it_is_back(redis_server, redis_url):
     async with two_gateways(redis_url) as (left, right, clock):
         await left.beat(beat("w1"))
@@ -110,6 +189,11 @@ async def test_a_beat_that_another_version_wrote_does_no_harm(redis_url):
         await right._redis.zadd("sluice:{roster}:versions", {"strange": 1e6})
         await left.beat(beat("w2"))
         await until_listed(right, "w1", "w2")
+
+
+async def _is_known(roster: RedisRoster, *, requests: int, prefill_tokens: int | None = None) -> bool:
+    [view] = roster.views("qwen")
+    return view.others_in_flight == requests and prefill_tokens in (None, view.prefill_tokens)
 
 
 async def _has_lease(roster: RedisRoster, worker: str, until_s: float) -> bool:

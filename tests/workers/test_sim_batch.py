@@ -117,6 +117,21 @@ def test_an_aborted_sequence_leaves_no_block_pinned():
     assert batch.cache.used == 0
 
 
+def test_only_whom_a_step_had_no_room_for_is_reported_as_waiting():
+    """As in vLLM, which counts after scheduling: what arrives during a step is not in line yet."""
+    batch = Batch(PACE)
+    for seed in range(5):
+        batch.add(make(5, seed=seed))
+    assert (batch.waiting, batch.left_waiting) == (5, 0)
+    batch.begin_step()
+    assert (batch.waiting, batch.left_waiting) == (3, 3)
+    batch.add(make(5, seed=5))
+    assert (batch.waiting, batch.left_waiting) == (4, 3)
+    while batch.begin_step() is not None:
+        batch.end_step()
+    assert batch.left_waiting == 0
+
+
 def test_preemption_changes_no_token():
     roomy, tight = Batch(PACE), Batch(Pace(max_num_seqs=2, cache_blocks=5))
     sequences = [[make(200, 250, seed=seed) for seed in (1, 2)] for _ in range(2)]

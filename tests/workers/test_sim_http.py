@@ -79,6 +79,17 @@ async def test_metrics_agree_with_what_clients_were_told(sim):
     assert metrics.started_s > 1.7e9
 
 
+async def test_metrics_tell_of_the_engines_own_queue_and_of_preemptions(start_sim):
+    sim = await start_sim(pace=Pace(inter_token_s=0.001, max_num_seqs=3, cache_blocks=4), max_model_len=512)
+    asking = [asyncio.ensure_future(sim.complete(prompt=[5 + n] * 100, max_tokens=100)) for n in range(6)]
+    await sim.until(lambda: sim.engine.batch.left_waiting == 3)
+    assert scrape((await sim.http.get("/metrics")).text).waiting == sim.engine.batch.left_waiting > 0
+    assert all(answer.status_code == 200 for answer in await asyncio.gather(*asking))
+    metrics = scrape((await sim.http.get("/metrics")).text)
+    assert metrics.preemptions_total == sim.engine.batch.counters.preemptions > 0
+    assert metrics.waiting == 0
+
+
 async def test_a_client_that_leaves_stops_its_tokens(start_sim):
     sim = await start_sim(pace=Pace(inter_token_s=0.01))
     async with sim.http.stream(

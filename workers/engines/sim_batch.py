@@ -83,6 +83,7 @@ class Batch(Generic[Owner]):
         self._decoding: dict[Sequence[Owner], None] = {}
         self._chunks: list[tuple[Sequence[Owner], int]] = []  # of this step: whose prefill goes on by how much
         self._due: list[Sequence[Owner]] = []  # of this step: who decodes
+        self.left_waiting = 0  # whom the last step had no room for: what vLLM reports as waiting
 
     def __repr__(self) -> str:
         return f"<Batch [{self.running} running, {self.waiting} waiting, {self.cache!r}]>"
@@ -115,6 +116,7 @@ class Batch(Generic[Owner]):
         while self._waiting and budget > 0 and self.running < self.pace.max_num_seqs and self._admit(self._waiting[0]):
             sequence = self._waiting.popleft()
             budget -= self._plan_prefill(sequence, budget)
+        self.left_waiting = len(self._waiting)
         if not self._due and not self._chunks:
             return None
         prefill_tokens = sum(tokens for _, tokens in self._chunks)

@@ -211,7 +211,7 @@ class Engine:
         exchange.reply(200, page, "text/plain; version=1.0.0; charset=utf-8")
 
     def _load_header(self) -> list[Header]:
-        waiting, usage = float(self.batch.waiting), self.batch.cache.usage
+        waiting, usage = float(self.batch.left_waiting), self.batch.cache.usage
         metrics = f'{{"num_requests_waiting": {waiting!r}, "kv_cache_usage_perc": {usage!r}}}'
         return [("endpoint-load-metrics", f'JSON {{"named_metrics": {metrics}}}')]
 

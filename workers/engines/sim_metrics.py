@@ -16,7 +16,7 @@ def render_metrics(batch: Batch[Any], model: str, started_s: float) -> bytes:
     count = batch.counters
     gauges = {
         "num_requests_running": batch.running,
-        "num_requests_waiting": batch.waiting,
+        "num_requests_waiting": batch.left_waiting,
         "kv_cache_usage_perc": batch.cache.usage,
     }
     counters = {

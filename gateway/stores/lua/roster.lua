@@ -4,7 +4,8 @@
 --       2 leases    sorted set  worker -> when its lease ends, in ms of Redis's clock
 --       3 versions  sorted set  worker -> the version that last told of it
 --       4 version   the last version
---       5 work      hash        gateway|worker -> what the gateway has outstanding on the worker, "requests tokens"
+--       5 work      hash        gateway|worker -> "requests tokens credit": what the gateway has outstanding on the
+--                               worker, and how many requests it would give it at most
 --       6 told      sorted set  gateway|worker -> when that was told, in ms of Redis's clock; it holds for a lease
 -- ARGV  1 the version the caller has seen, 2 a lease in ms, 3 the calling gateway, a name without |,
 --       4 the ms up to which it has heard of work, 5 how many words of beats follow,
