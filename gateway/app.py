@@ -90,6 +90,7 @@ class Gateway:
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
         )
         self._admission = Admission(self._make_queue, self._roster, now_ms)
+        self._placement = Placement(self._roster, wait_s_max=settings.upstream.credit_wait_s)
         self._occupancy: dict[str, Occupancy] = {}
         self._housekeeping: asyncio.Task[None] | None = None
         self._objects = FileObjects(settings.objects_dir, free_bytes_min=settings.jobs.free_bytes_min, now_ms=now_ms)
@@ -177,7 +178,7 @@ class Gateway:
             authn=Authn(self._directory, now_ms),
             directory=self._directory,
             admission=self._admission,
-            placement=Placement(self._roster, wait_s_max=upstream.credit_wait_s),
+            placement=self._placement,
             upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
             shares_prefix_cache=settings.shares_prefix_cache,
         )
@@ -251,6 +252,8 @@ class Gateway:
         watch("sluice_database_up", "1 if SQL answers.", None, lambda: {"": self._components()["database"].is_ok})
         watch("sluice_jobs_waiting", "Jobs that nobody runs yet, all gateways.", "pool", self._lane.waiting)
         watch("sluice_workers_ready", "Ready workers.", "pool", self._ready_workers)
+        watch("sluice_worker_credit_seqs", "Sequences a worker may have in flight.", "worker", self._credit)
+        watch("sluice_placement_waiting_requests", "With a slot, without a worker.", "pool", self._placement.waiting)
         if self._redis is not None:
             watch("sluice_redis_up", "1 if Redis answers.", None, lambda: {"": not self._is_degraded()})
 
@@ -262,6 +265,10 @@ class Gateway:
         for beat in self._roster.beats():
             ready[beat.pool] = ready.get(beat.pool, 0) + (beat.state.value == "ready")
         return ready
+
+    def _credit(self) -> dict[str, float]:
+        pools = {beat.pool for beat in self._roster.beats()}
+        return {view.id: view.credit_seqs for pool in pools for view in self._roster.views(pool)}
 
     async def _keep_house(self) -> None:
         loop = asyncio.get_running_loop()
