@@ -19,8 +19,8 @@ class WorkerView:
     """
     A worker as the router weighs it at one instant.
 
-    *outstanding_tokens* and *in_flight* are this gateway's own, exact and current. *others_in_flight* is what other
-    gateways told, *told_in_flight*, a fraction of a second ago, and what the engine reported beyond that at its last beat.
+    *outstanding_tokens* and *in_flight* are this gateway's own, exact and current. *told_in_flight* is what other
+    gateways told a fraction of a second ago; *others_in_flight* adds what the engine reported beyond all that.
     *prefill_tokens* are the prompt tokens sent to it, by any gateway, whose first token has not come back;
     *credit_seqs* and *credit_prefill_tokens* are the most it may have (core/credit.py).
     """
