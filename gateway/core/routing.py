@@ -1,9 +1,10 @@
 """Which worker serves a request: filters, credit, then the least outstanding work."""
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import overload
 
 from gateway.core.outcome import Outcome
 from gateway.core.roster import WorkerState
@@ -53,6 +54,96 @@ class WorkerView:
         return self.credit_prefill_tokens - self.prefill_tokens
 
 
+class _Heap:
+    """Views in no order, with the place of each: what goes is replaced by the last one."""
+
+    __slots__ = ("_places", "views")
+
+    def __init__(self) -> None:
+        self.views: list[WorkerView] = []
+        self._places: dict[str, int] = {}
+
+    def put(self, view: WorkerView) -> WorkerView | None:
+        """Put *view* in; gives the one of the same worker that it replaces."""
+        place = self._places.setdefault(view.id, len(self.views))
+        if place == len(self.views):
+            self.views.append(view)
+            return None
+        before, self.views[place] = self.views[place], view
+        return before
+
+    def drop(self, worker: str) -> WorkerView | None:
+        """Take a worker out; gives its view, None if there was none."""
+        place = self._places.pop(worker, None)
+        if place is None:
+            return None
+        gone, last = self.views[place], self.views.pop()
+        if gone is not last:
+            self.views[place] = last
+            self._places[last.id] = place
+        return gone
+
+    def __contains__(self, worker: object) -> bool:
+        return worker in self._places
+
+
+class PoolViews(Sequence[WorkerView]):
+    """
+    A pool's workers, in no order; what changes one, finds those with room or counts the slots takes constant time.
+
+    *free* are those of ready workers that have credit for at least one more sequence; *slots* is the credit of all
+    ready ones together.
+    """
+
+    __slots__ = ("_all", "_free", "slots")
+
+    def __init__(self, views: Iterable[WorkerView] = ()) -> None:
+        self._all = _Heap()
+        self._free = _Heap()
+        self.slots = 0
+        for view in views:
+            self.put(view)
+
+    @property
+    def free(self) -> Sequence[WorkerView]:
+        return self._free.views
+
+    def put(self, view: WorkerView) -> None:
+        """Take in a worker's view, in the place of its last one."""
+        before = self._all.put(view)
+        self.slots += _slots(view) - (_slots(before) if before else 0)
+        if view.state is WorkerState.READY and view.free_seqs > 0:
+            self._free.put(view)
+        else:
+            self._free.drop(view.id)
+
+    def drop(self, worker: str) -> None:
+        """Take a worker out; unknown ones are fine."""
+        before = self._all.drop(worker)
+        self.slots -= _slots(before) if before else 0
+        self._free.drop(worker)
+
+    def __contains__(self, worker: object) -> bool:
+        return worker in self._all
+
+    @overload
+    def __getitem__(self, place: int) -> WorkerView: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[WorkerView]: ...
+    def __getitem__(self, place: int | slice) -> WorkerView | Sequence[WorkerView]:
+        return self._all.views[place]
+
+    def __iter__(self) -> Iterator[WorkerView]:
+        return iter(self._all.views)
+
+    def __len__(self) -> int:
+        return len(self._all.views)
+
+
+def _slots(view: WorkerView) -> int:
+    return view.credit_seqs if view.state is WorkerState.READY else 0
+
+
 def can_serve(worker: WorkerView, model: str) -> bool:
     """Tell whether *worker* is ready and has *model*."""
     return worker.state is WorkerState.READY and model in worker.models
@@ -83,7 +174,7 @@ def rank(model: str, work: int, workers: Sequence[WorkerView], tried: Collection
 
 
 def choose(
-    model: str, work: int, prompt_tokens: int, workers: Sequence[WorkerView], tried: Collection[str] = ()
+    model: str, work: int, prompt_tokens: int, pool: PoolViews, tried: Collection[str] = ()
 ) -> WorkerView | None:
     """
     Give the least loaded worker that may have a request now; None if each that can serve it is out of credit.
@@ -96,37 +187,37 @@ def choose(
     is left that can serve at all.
     """
     free: list[WorkerView] = []
-    maybe_free: list[WorkerView] = []
-    suspects: list[WorkerView] = []
-    seen = 0
-    for worker in _able(model, workers, tried):
-        if worker.is_suspect:
-            suspects.append(worker)
-            continue
-        seen += 1
-        if has_prefill_room(worker, prompt_tokens):
-            if worker.free_seqs > 0:
-                free.append(worker)
-            elif worker.free_seqs == 0 and worker.told_in_flight:
-                maybe_free.append(worker)
+    for seen, worker in enumerate(_able(model, pool.free, tried)):
         if free and seen >= SAMPLE:
             break
-    if not seen:
-        if not suspects:
-            raise _no_worker(model)
-        free = [worker for worker in suspects if worker.free_seqs > 0 and has_prefill_room(worker, prompt_tokens)]
-    return min(free or maybe_free, key=lambda worker: (load(worker, work), random.random()), default=None)  # noqa: S311
+        if not worker.is_suspect and has_prefill_room(worker, prompt_tokens):
+            free.append(worker)
+    free = free or _second_choice(model, prompt_tokens, pool, tried)
+    return min(free, key=lambda worker: (load(worker, work), random.random()), default=None)  # noqa: S311
 
 
-def slots(workers: Sequence[WorkerView]) -> int:
-    """Count the requests that the ready ones among *workers* may have at once."""
-    return sum(worker.credit_seqs for worker in workers if worker.state is WorkerState.READY)
+def _second_choice(model: str, prompt_tokens: int, pool: PoolViews, tried: Collection[str]) -> list[WorkerView]:
+    """Give workers that may have room for all we know; if only suspects can serve, those that have."""
+    able = list(islice(_able(model, pool, tried), SAMPLE))
+    if not able:
+        raise _no_worker(model)
+    trusted = [worker for worker in able if not worker.is_suspect]
+    if trusted:
+        maybe_free = [worker for worker in trusted if worker.free_seqs == 0 and worker.told_in_flight]
+    else:
+        maybe_free = [worker for worker in able if worker.free_seqs > 0]
+    return [worker for worker in maybe_free if has_prefill_room(worker, prompt_tokens)]
+
+
+def slots(pool: PoolViews) -> int:
+    """Count the requests that the ready workers of *pool* may have at once."""
+    return pool.slots
 
 
 def _able(model: str, workers: Sequence[WorkerView], tried: Collection[str]) -> Iterator[WorkerView]:
     """Give the workers that can serve *model* and are not in *tried*, all round from a random place on."""
     first = random.randrange(len(workers)) if workers else 0  # noqa: S311
-    for place in range(first - len(workers), first):
+    for place in range(first - len(workers), first):  # from the back on: below 0 it goes round
         worker = workers[place]
         if can_serve(worker, model) and worker.id not in tried:
             yield worker

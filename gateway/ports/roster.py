@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import Beat
-from gateway.core.routing import WorkerView
+from gateway.core.routing import PoolViews
 
 
 class Working(Protocol):
@@ -50,11 +50,11 @@ class Roster(Protocol):
     async def forget(self, worker: str) -> None:
         """Strike a worker off, everywhere; unknown workers are fine."""
 
-    def views(self, pool: str) -> Sequence[WorkerView]:
+    def views(self, pool: str) -> PoolViews:
         """
         List the pool's workers as the router weighs them, this gateway's own work on each included. Never blocks.
 
-        The list is the roster's own and holds until the next change: read it before you await, and keep it no longer.
+        They are the roster's own and change with it: read them before you await, and keep them no longer.
         """
 
     def beats(self) -> Sequence[Beat]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -11,7 +12,7 @@ from typing import Self
 from gateway.core.credit import CreditMode, WorkerCredit
 from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import Beat
-from gateway.core.routing import WorkerView
+from gateway.core.routing import PoolViews, WorkerView
 from gateway.stores.worker_work import Told, WorkerWork
 
 _UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nobody is given to it
@@ -38,28 +39,9 @@ class _Entry:
 class _Page:
     """The views of one pool: made anew only for workers that changed, and looked through only when time is up."""
 
-    views: list[WorkerView] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)  # where in *views* a worker stands
+    views: PoolViews = field(default_factory=PoolViews)
     changed: set[str] = field(default_factory=set)
     due_s: float = inf  # no lease, suspicion or word of another gateway ends before
-
-    @property
-    def workers(self) -> set[str]:
-        return self.places.keys() | self.changed
-
-    def put(self, view: WorkerView) -> None:
-        place = self.places.setdefault(view.id, len(self.views))
-        self.views[place : place + 1] = [view]
-
-    def drop(self, worker: str) -> None:
-        """Take a worker out; the last one moves to its place."""
-        self.changed.discard(worker)
-        place = self.places.pop(worker, None)
-        if place is not None:
-            last = self.views.pop()
-            if last.id != worker:
-                self.views[place] = last
-                self.places[last.id] = place
 
 
 class _Working:
@@ -159,15 +141,15 @@ class MemoryRoster:
     async def forget(self, worker: str) -> None:
         self._strike(worker)
 
-    def views(self, pool: str) -> Sequence[WorkerView]:
+    def views(self, pool: str) -> PoolViews:
         page = self._pages.get(pool)
         if page is None:
-            return ()
+            return PoolViews()
         if self.now_s() >= page.due_s:
             self._look_through(page)
         if page.changed:
             for worker in page.changed:
-                page.put(self._view(worker))
+                page.views.put(self._view(worker))
             page.changed.clear()
         return page.views
 
@@ -261,7 +243,7 @@ class MemoryRoster:
     def _look_through(self, page: _Page) -> None:
         """Strike off whose lease has ended, clear what else has, and find out when to look again."""
         now_s, page.due_s = self.now_s(), inf
-        for worker in page.workers:
+        for worker in {view.id for view in page.views} | page.changed:
             entry = self._entries[worker]
             if entry.ends_s <= now_s:
                 self._strike(worker)
@@ -285,8 +267,9 @@ class MemoryRoster:
         entry = self._entries.pop(worker, None)
         if entry:
             page = self._pages[entry.beat.pool]
-            page.drop(worker)
-            if not page.workers:
+            page.changed.discard(worker)
+            page.views.drop(worker)
+            if not (page.changed or page.views):
                 del self._pages[entry.beat.pool]
             if not self._work[worker].requests:
                 del self._work[worker]
@@ -317,5 +300,6 @@ class MemoryRoster:
         return len(self._entries)
 
     def __repr__(self) -> str:
-        pools = ", ".join(f"{len(page.workers)} in {pool}" for pool, page in self._pages.items())
+        sizes = Counter(entry.beat.pool for entry in self._entries.values())
+        pools = ", ".join(f"{size} in {pool}" for pool, size in sizes.items())
         return f"<MemoryRoster [{pools or 'no workers'}]>"

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from gateway.core.credit import CreditMode
 from gateway.core.engine_load import EngineLoad
 from gateway.core.roster import Beat, WorkerState
-from gateway.core.routing import WorkerView
+from gateway.core.routing import PoolViews
 from gateway.errors import StoreUnavailable
 from gateway.ports.roster import Working
 from gateway.stores.memory_roster import MemoryRoster
@@ -79,7 +79,7 @@ class RedisRoster:
         self._unsent[worker] = STRUCK_OFF
         self._local.has_news.set()
 
-    def views(self, pool: str) -> Sequence[WorkerView]:
+    def views(self, pool: str) -> PoolViews:
         return self._local.views(pool)
 
     def beats(self) -> Sequence[Beat]:

@@ -1,13 +1,16 @@
 """Which worker gets a request: the least loaded one with credit, of few that are weighed."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.outcome import Outcome
 from gateway.core.roster import WorkerState
-from gateway.core.routing import SAMPLE, WorkerView, choose, rank, slots
+from gateway.core.routing import SAMPLE, PoolViews, WorkerView, choose, rank, slots
 from gateway.errors import Refused
 
 VIEW = WorkerView(
@@ -20,7 +23,7 @@ def view(name="w", **known):
 
 
 def chosen(*views, prompt_tokens=100, **options):
-    worker = choose("m", 1000, prompt_tokens, views, **options)
+    worker = choose("m", 1000, prompt_tokens, PoolViews(views), **options)
     return worker and worker.id
 
 
@@ -76,24 +79,31 @@ def test_equal_loads_are_drawn_at_random():
     assert len(drawn) == 4
 
 
-class Counting(tuple):
-    """A pool that counts how often it is looked into."""
+@dataclass(frozen=True)
+class Looked(WorkerView):
+    """A worker that counts how often it is looked at."""
 
-    __slots__ = ()
-    looks = 0
+    looks: ClassVar[Counter] = Counter()
 
-    def __getitem__(self, place):
-        Counting.looks += 1
-        return super().__getitem__(place)
+    def __getattribute__(self, name):
+        if name == "models":
+            Looked.looks[super().__getattribute__("id")] += 1
+        return super().__getattribute__(name)
 
 
-def test_of_a_large_pool_only_a_few_workers_are_weighed():
-    pool = Counting(view(f"w{n}", outstanding_tokens=n % 2) for n in range(12_500))
-    Counting.looks = 0
-    drawn = [choose("m", 1, 1, pool) for _ in range(100)]
-    assert Counting.looks == 100 * SAMPLE
-    assert not any(worker.outstanding_tokens for worker in drawn)
-    assert len({worker.id for worker in drawn}) > 90
+@pytest.mark.parametrize("in_flight", [0, 8])
+def test_of_a_large_pool_only_a_few_workers_are_looked_at(in_flight):
+    common = {name: getattr(VIEW, name) for name in ("pool", "models", "url", "state", "credit_seqs")}
+    pool = PoolViews(Looked(id=f"w{n}", in_flight=in_flight, **common) for n in range(1000))
+    Looked.looks.clear()
+    drawn = {worker.id for worker in (choose("m", 1, 1, pool) for _ in range(100)) if worker}
+    assert Looked.looks.total() <= 100 * (SAMPLE + 1)
+    assert len(drawn) > 60 if in_flight == 0 else not drawn
+
+
+def test_of_a_large_pool_a_little_loaded_worker_is_chosen():
+    pool = PoolViews(view(f"w{n}", outstanding_tokens=n % 2) for n in range(1000))
+    assert not any(choose("m", 1, 1, pool).outstanding_tokens for _ in range(100))
 
 
 def test_the_one_worker_of_a_large_pool_that_has_credit_is_found():
@@ -103,4 +113,34 @@ def test_the_one_worker_of_a_large_pool_that_has_credit_is_found():
 
 
 def test_slots_are_the_credit_of_the_ready_workers():
-    assert slots([view(credit_seqs=5), view(credit_seqs=3), view(state=WorkerState.LOADING)]) == 8
+    pool = PoolViews([view("a", credit_seqs=5), view("b", credit_seqs=3), view("c", state=WorkerState.LOADING)])
+    assert slots(pool) == 8
+    pool.put(view("c", credit_seqs=2))
+    pool.put(view("b", state=WorkerState.DRAINING))
+    pool.drop("unknown")
+    assert slots(pool) == 7
+    pool.drop("a")
+    assert (slots(pool), len(pool), "a" in pool, "b" in pool) == (2, 2, False, True)
+
+
+changes = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from(["drop", *WorkerState]), st.integers(0, 3), st.integers(0, 4))
+)
+
+
+@given(changes)
+def test_whatever_changes_a_pool_knows_its_free_workers_and_slots(script):
+    pool, expected = PoolViews(), {}
+    for number, change, credit_seqs, in_flight in script:
+        name = f"w{number}"
+        if change == "drop":
+            pool.drop(name)
+            expected.pop(name, None)
+        else:
+            expected[name] = view(name, state=change, credit_seqs=credit_seqs, in_flight=in_flight)
+            pool.put(expected[name])
+    ready = [worker for worker in expected.values() if worker.state is WorkerState.READY]
+    assert {worker.id: worker for worker in pool} == expected
+    assert slots(pool) == sum(worker.credit_seqs for worker in ready)
+    assert {worker.id for worker in pool.free} == {worker.id for worker in ready if worker.free_seqs > 0}
+    assert len(pool.free) == len({worker.id for worker in pool.free})
