@@ -37,7 +37,17 @@ async def test_a_beat_lists_the_worker_and_a_goodbye_strikes_it_off(agent):
     assert (await beat(http)).json() == {"lease_s": 600}
     assert [view.id for view in path.views] == ["w9"]
     assert (await http.delete("/w9")).status_code == 200
-    assert path.views == ()
+    assert not path.views
+
+
+async def test_a_beat_that_tells_of_preemptions_costs_the_worker_credit(agent):
+    path, http = agent
+    await beat(http, max_seqs=20, preemptions_total=3)
+    assert [view.credit_seqs for view in path.views] == [20]
+    await beat(http, max_seqs=20, preemptions_total=4)
+    assert [view.credit_seqs for view in path.views] == [14]
+    await beat(http, max_seqs=20)
+    assert [view.credit_seqs for view in path.views] == [14], "an agent that does not tell is no news"
 
 
 async def test_of_many_beats_the_journal_gets_the_first_and_the_last_counters(agent):
@@ -67,4 +77,4 @@ async def test_what_is_wrong_with_a_beat_is_said(agent, headers, change, status,
     answer = await httpx.AsyncClient().post(f"{http.base_url}w9/beat", json=BEAT | change, headers=headers)
     assert answer.status_code == status
     assert word in answer.json()["error"]["message"]
-    assert path.views == ()
+    assert not path.views
