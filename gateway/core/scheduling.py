@@ -24,11 +24,9 @@ of one ticket and k the number of classes with a reserve: it goes first as soon 
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from math import ceil
 from typing import Self
 
 from gateway.core.directory import ServiceClass
@@ -36,9 +34,6 @@ from gateway.core.turns import Turns
 
 WEIGHT_MAX = 100
 UNITS_PER_TOKEN = 100  # of a charge, so that it is a whole number whatever the weight
-RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1, 60
-DRAIN_WINDOW_S = 10.0
-DRAIN_SAMPLE_S = 1.0
 NO_DEADLINE_MS = 2**53 - 1  # the largest whole number that Lua can count with
 RESERVED_PERCENT = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 10, ServiceClass.BATCH: 5}
 
@@ -48,7 +43,9 @@ class Ticket:
     """
     A place in line. *id* is the request's; *work* its predicted cost in tokens; *weight* its tenant's, 1 … 100.
 
-    *deadline_ms* is when it must be granted, *arrived_ms* when its request came for the first time, in Unix ms.
+    *arrived_ms* is when it came, *deadline_ms* when it must be granted, in Unix ms: later than that it is refused. One
+    whose request came before, and went away without a slot, has a *head_start_ms*: how long ago that was. In the order
+    it is taken to have come then, with the deadline it would have had; it is not refused by that one.
     """
 
     id: str
@@ -59,6 +56,12 @@ class Ticket:
     weight: int = 1
     deadline_ms: int = NO_DEADLINE_MS
     arrived_ms: int = 0
+    head_start_ms: int = 0
+
+    @property
+    def order_ms(self) -> int:
+        """The deadline by which it is ordered among its user's."""
+        return self.deadline_ms - self.head_start_ms
 
     @property
     def charge(self) -> int:
@@ -149,9 +152,17 @@ class Line:
         for ticket in tickets:
             line.enter(ticket)
         for standing in standings:
-            line._classes[standing.service_class].place(standing)
-        line._owed.update(owed)
+            line.stand(standing)
+        line.owe(owed)
         return line
+
+    def stand(self, standing: "Standing") -> None:
+        """Give a tenant or a user the counter it is known to have; one that has nothing waiting is passed over."""
+        self._classes[standing.service_class].place(standing)
+
+    def owe(self, owed: Mapping[ServiceClass, int]) -> None:
+        """Take how far behind their reserves the classes are known to be."""
+        self._owed.update(owed)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -224,7 +235,8 @@ class _ClassLine:
             line.settle(ticket.user, amount)
 
     def place(self, standing: Standing) -> None:
-        """Give a tenant or a user that waits the counter it is known to have."""
+        if standing.tenant not in self._tenants:
+            return
         if standing.user is None:
             self._turns.place(standing.tenant, standing.joined, standing.counter)
         else:
@@ -279,7 +291,8 @@ class _TenantLine:
         self._turns.settle(user, amount)
 
     def place(self, user: str, standing: Standing) -> None:
-        self._turns.place(user, standing.joined, standing.counter)
+        if user in self._users:
+            self._turns.place(user, standing.joined, standing.counter)
 
     def copy(self) -> Self:
         users = {user: line.copy() for user, line in self._users.items()}
@@ -303,7 +316,7 @@ class _UserLine:
     _waiting: int = 0
 
     def enter(self, place: _Place) -> None:
-        heapq.heappush(self._heap, (place.ticket.deadline_ms, place.number, place))
+        heapq.heappush(self._heap, (place.ticket.order_ms, place.number, place))
         self._waiting += 1
 
     def leave(self, is_waiting: Callable[[_Place], bool]) -> None:
@@ -324,29 +337,3 @@ class _UserLine:
 
     def __len__(self) -> int:
         return self._waiting
-
-
-class DrainRate:
-    """How fast a line drains: tickets granted per second over the last 10 s, from samples of the running total."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def observe(self, now_s: float, granted: int) -> None:
-        """Note that *granted* tickets have been granted up to *now_s* (any clock that only goes forward)."""
-        samples = self._samples
-        if samples and granted < samples[-1][1]:
-            samples.clear()  # the count began anew
-        while samples and samples[0][0] < now_s - DRAIN_WINDOW_S:
-            samples.popleft()
-        if not samples or now_s - samples[-1][0] >= DRAIN_SAMPLE_S:
-            samples.append((now_s, granted))
-
-    def retry_after_s(self, now_s: float, granted: int, waiting: int) -> int:
-        """Estimate when *waiting* tickets will have been granted, within what clients obey."""
-        self.observe(now_s, granted)
-        began_s, before = self._samples[0]
-        if granted == before:
-            return RETRY_AFTER_S_MAX
-        seconds = ceil(waiting * max(now_s - began_s, DRAIN_SAMPLE_S) / (granted - before))
-        return min(max(seconds, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)

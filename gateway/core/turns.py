@@ -3,14 +3,12 @@ Turns: who goes next among those that have something waiting, by virtual counter
 
 The algorithm is VTC (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): the smallest counter is
 next and is charged for what it gets; who returns is lifted to the smallest counter of those that wait (if none does, to
-that of the last one served), so that absence earns no credit. `stores/lua/line.lua` does the same over Redis.
+that of the last one served), so that absence earns no credit. `stores/lua/turns.lua` does the same over Redis.
 """
 
 import heapq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
-
-COUNTERS_KEPT_MIN = 64  # below this, looking for counters to forget costs more than keeping them
 
 
 @dataclass(slots=True)
@@ -22,8 +20,9 @@ class Turns:
     _joined: dict[str, int] = field(default_factory=dict)
     # (counter, joined, name); an entry that is no longer true is dropped when met
     _order: list[tuple[int, int, str]] = field(default_factory=list)
+    # (counter, name) of those that do not take part; an entry that is no longer true is dropped when met
+    _idle: list[tuple[int, str]] = field(default_factory=list)
     _floor: int = 0  # the counter of the last one served, before its charge
-    _counters_max: int = COUNTERS_KEPT_MIN
 
     def join(self, name: str, number: int) -> None:
         """Let *name*, which has something waiting from now on, take part; of equals the smaller *number* is first."""
@@ -38,7 +37,7 @@ class Turns:
     def leave(self, name: str) -> None:
         """Let *name*, which has nothing waiting any more, take part no longer."""
         del self._joined[name]
-        self._forget()
+        heapq.heappush(self._idle, (self._counters[name], name))
 
     def first(self) -> str:
         """Give the name whose turn it is; someone must take part."""
@@ -47,6 +46,7 @@ class Turns:
     def charge(self, name: str, amount: int) -> None:
         """Charge *name*, whose turn it is and which takes it."""
         self._floor = self._counters[name]
+        self._forget()
         self._set(name, self._floor + amount)
 
     def settle(self, name: str, amount: int) -> None:
@@ -60,7 +60,8 @@ class Turns:
 
     def copy(self) -> Self:
         """Make another that can be played forward."""
-        return replace(self, _counters=self._counters.copy(), _joined=self._joined.copy(), _order=self._order.copy())
+        mutable = self._counters.copy(), self._joined.copy(), self._order.copy(), self._idle.copy()
+        return type(self)(*mutable, self._floor)
 
     def __contains__(self, name: str) -> bool:
         return name in self._joined
@@ -72,6 +73,8 @@ class Turns:
         self._counters[name] = counter
         if name in self._joined:
             heapq.heappush(self._order, (counter, self._joined[name], name))
+        else:
+            heapq.heappush(self._idle, (counter, name))
 
     def _true_first(self) -> tuple[int, int, str]:
         while not self._is_true(self._order[0]):
@@ -83,8 +86,8 @@ class Turns:
         return self._joined.get(name) == joined and self._counters[name] == counter
 
     def _forget(self) -> None:
-        """Drop counters that lifting would overrule anyway; rarely enough to cost O(1) per turn on average."""
-        if len(self._counters) > self._counters_max:
-            kept = {name: c for name, c in self._counters.items() if c > self._floor or name in self._joined}
-            self._counters = kept
-            self._counters_max = 2 * len(kept) + COUNTERS_KEPT_MIN
+        """Drop the counters of those that do not take part where lifting would overrule them anyway."""
+        while self._idle and self._idle[0][0] <= self._floor:
+            counter, name = heapq.heappop(self._idle)
+            if name not in self._joined and self._counters.get(name) == counter:
+                del self._counters[name]

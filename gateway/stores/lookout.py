@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from gateway.core.eta import LOOK_S, Forecast, Place
 from gateway.core.refusals import wait_too_long, waited_too_long
@@ -10,6 +11,8 @@ from gateway.errors import Refused
 
 LOAD_MAX = 0.05  # of this process's time, for looking: a line of 10,000 is looked at every 2 s
 SLICE = 250  # tickets put in order before other tasks get their turn: some 3 ms
+
+T = TypeVar("T")
 
 
 class Lookout:
@@ -24,7 +27,7 @@ class Lookout:
         self._pool = pool
         self._clock = clock
         self._next_look: asyncio.Future[None] | None = None
-        self._took_s = 0.0
+        self._took_s = self._taking_s = 0.0
 
     @property
     def pause_s(self) -> float:
@@ -33,16 +36,26 @@ class Lookout:
 
     async def look(self, order: Iterator[Ticket], granted: int) -> None:
         """Take the line's *order* as it was when *granted* tickets had been granted; wake who waits for a look."""
-        loop, tickets = asyncio.get_running_loop(), []
-        took_s, began_s = 0.0, loop.time()
-        for ticket in order:
-            tickets.append(ticket)
-            if len(tickets) % SLICE == 0:
-                took_s += loop.time() - began_s
+        tickets = await self.sliced(order)
+        self.forecast.look(tickets, granted)
+        self._took_s, self._taking_s = self._taking_s, 0.0
+        self.wake()
+
+    async def sliced(self, steps: Iterable[T]) -> list[T]:
+        """Take all of *steps*, which belong to the next look, giving other tasks their turn in between."""
+        loop, taken = asyncio.get_running_loop(), []
+        began_s = loop.time()
+        for step in steps:
+            taken.append(step)
+            if len(taken) % SLICE == 0:
+                self._taking_s += loop.time() - began_s
                 await asyncio.sleep(0)
                 began_s = loop.time()
-        self.forecast.look(tickets, granted)
-        self._took_s = took_s + loop.time() - began_s
+        self._taking_s += loop.time() - began_s
+        return taken
+
+    def wake(self) -> None:
+        """Let those go on who wait for a look."""
         if self._next_look:
             self._next_look.set_result(None)
             self._next_look = None

@@ -4,31 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from gateway.core.eta import Coming, Place, PoolCounts
 from gateway.core.refusals import line_full, share_full
 from gateway.core.scheduling import Line, Ticket
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.queue import Occupancy, Whereabouts
+from gateway.stores.held import Held, Waiter
 from gateway.stores.lookout import Lookout
-
-
-@dataclass(slots=True)
-class _Held:
-    """A ticket in flight, the work charged for it so far, and what tells the work it did; None: it is not settled."""
-
-    ticket: Ticket
-    charged: int = 0
-    spent: Callable[[], int] | None = None
-
-
-@dataclass(slots=True)
-class _Waiter:
-    """A ticket in line, and whom to tell."""
-
-    held: _Held
-    granted: asyncio.Future[None]
 
 
 class MemoryQueue:
@@ -48,12 +31,12 @@ class MemoryQueue:
     ) -> None:
         self.pool = pool
         self._waiting_max = waiting_max
-        self._waiting_of_tenant_max = int(waiting_max * tenant_share)
+        self._waiting_of_tenant_max = max(1, int(waiting_max * tenant_share))
         self._clock = clock
         self._slots = 0
         self._line = Line()
-        self._waiting: dict[str, _Waiter] = {}
-        self._in_flight: dict[str, _Held] = {}
+        self._waiting: dict[str, Waiter] = {}
+        self._in_flight: dict[str, Held] = {}
         self._granted = self._completed = 0
         self._lookout = Lookout(pool, clock)
         self._looking: asyncio.Task[None] | None = None
@@ -70,11 +53,11 @@ class MemoryQueue:
         """Wait for a slot, which `leave` gives back. A ticket that had its place before is let in unbounded."""
         assert ticket.id not in self._in_flight, f"the ticket {ticket.id} is in flight already"
         if self._has_free_slot and not len(self._line):
-            self._in_flight[ticket.id] = _Held(ticket)
+            self._in_flight[ticket.id] = Held(ticket)
             return
         if is_bounded and (refusal := self._refusal(ticket)):
             raise refusal
-        waiter = _Waiter(_Held(ticket, ticket.work, spent), asyncio.get_running_loop().create_future())
+        waiter = Waiter(Held(ticket, ticket.work, spent))
         self._line.enter(ticket)
         self._waiting[ticket.id] = waiter
         self._admit()
@@ -115,12 +98,13 @@ class MemoryQueue:
 
     def adopt(self, tickets: Iterable[Ticket]) -> None:
         """Count tickets that were granted elsewhere as in flight here, until they leave."""
-        self._in_flight.update((ticket.id, _Held(ticket)) for ticket in tickets)
+        self._in_flight.update((ticket.id, Held(ticket)) for ticket in tickets)
 
     def evict(self) -> None:
         """Send everyone who waits away, in order of arrival: their `enter` raises StoreUnavailable."""
         for ticket_id in list(self._waiting):
             self._turn_away(ticket_id, StoreUnavailable("the local line", "its tickets move to the shared one"))
+        self._lookout.wake()
 
     async def occupancy(self) -> Occupancy:
         return Occupancy(in_flight=len(self._in_flight), waiting=len(self._waiting), slots=self._slots)
@@ -147,10 +131,10 @@ class MemoryQueue:
         """Give free slots to the tickets whose turn it is. Called after every change; never awaits."""
         while self._has_free_slot and (ticket := self._line.next()):
             waiter = self._waiting.pop(ticket.id)
-            if not waiter.granted.done():  # done here means cancelled: its owner has left and not yet said so
+            if not waiter.is_gone:
                 self._in_flight[ticket.id] = waiter.held
                 self._granted += 1
-                waiter.granted.set_result(None)
+                waiter.grant()
 
     def _refusal(self, ticket: Ticket) -> Refused | None:
         self._observe()
@@ -163,18 +147,14 @@ class MemoryQueue:
     def _drain_s(self) -> float | None:
         return self._lookout.forecast.drain_s(self._clock())
 
-    def _settle(self, held: _Held, *, is_over: bool) -> None:
-        """Correct what was charged: upwards as tokens flow, to the actual work at the end."""
-        work = held.spent() - held.charged if held.spent else 0
-        if work > 0 or is_over:
+    def _settle(self, held: Held, *, is_over: bool) -> None:
+        if work := held.correction(is_over=is_over):
             self._line.settle(held.ticket, work)
-            held.charged += work
 
     def _turn_away(self, ticket_id: str, reason: Exception) -> None:
         waiter = self._waiting.pop(ticket_id)
         self._line.leave(ticket_id)
-        if not waiter.granted.done():
-            waiter.granted.set_exception(reason)
+        waiter.turn_away(reason)
 
     # The looks at the line.
 

@@ -1,46 +1,45 @@
 """The admission queue that several gateways share: one line per pool, in Redis, in one order over all of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway.core.refusals import line_full
-from gateway.core.scheduling import DrainRate, Ticket
+from gateway.core.eta import Coming, Place
+from gateway.core.refusals import line_full, share_full
+from gateway.core.scheduling import Ticket
 from gateway.errors import StoreUnavailable
-from gateway.ports.queue import Occupancy
+from gateway.ports.queue import Occupancy, Whereabouts
+from gateway.stores.held import Held, Waiter
+from gateway.stores.lookout import Lookout
+from gateway.stores.redis_books import Corrections, Credit, books
+from gateway.stores.redis_cadence import Cadence, keep_listening
 from gateway.stores.redis_client import redis_answering
-from gateway.stores.redis_line import UNBOUNDED, Answer, Place, RedisLine
+from gateway.stores.redis_line import Answer, Books, RedisLine
+from gateway.stores.redis_looks import RedisLooks
+from gateway.stores.redis_sight import storable
 
 BATCH_MAX = 200  # tickets per call: a few ms of Redis's time
 BEATS_PER_LEASE = 3  # two may be lost before anyone takes us for dead
-RECONNECT_S_MIN, RECONNECT_S_MAX = 0.02, 1.0
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Waiter:
-    """A ticket in line here, and whom to tell. Once Redis has given it its place, no bound applies to it."""
-
-    ticket: Ticket
-    waiting_max: int
-    granted: asyncio.Future[None]
-
-    @property
-    def place(self) -> Place:
-        return self.ticket, self.waiting_max
 
 
 class RedisQueue:
     """
     An AdmissionQueue in Redis, owned in part by this gateway: *owner* must be new at every start of a process.
+
+    **Credit.** With nobody waiting, part of the free slots is leased to the gateways (`redis_books.py`), and a request
+    starts on one without a round trip. Whoever finds the credit used up asks for a slot by a ticket. As soon as a
+    ticket has to wait, all gateways are called upon to give back what they do not use, and it is granted on; from then
+    on every slot goes through the line. So what a gateway started past others that waited is at most what it had
+    leased and not used, for as long as that call takes: one headroom, for one sync. A ticket that waited only for that
+    call counts as one that waited.
 
     **One lane.** Callers only change what this object holds; one task tells Redis, in order, with as many tickets per
     call as have gathered. So a caller can be cancelled at any instant without a half-done call, nobody waits to leave,
@@ -62,48 +61,56 @@ class RedisQueue:
         pool: str,
         *,
         owner: str,
-        waiting_max: int = 10_000,
+        waiting_max: int = 20_000,
+        tenant_share: float = 0.5,
         lease_s: float = 3.0,
         store_timeout_s: float = 0.5,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self.is_up = True
-        self._line = RedisLine(redis, pool, owner, lease_s)
-        self._waiting_max = waiting_max
-        self._beat_s = lease_s / BEATS_PER_LEASE
+        self._line = RedisLine(redis, pool, owner, lease_s=lease_s, waiting_max=waiting_max, tenant_share=tenant_share)
+        self._lease_s, self._beat_s = lease_s, lease_s / BEATS_PER_LEASE
         self._store_timeout_s = store_timeout_s
-        self._waiting: dict[str, _Waiter] = {}
-        self._in_flight: dict[str, Ticket] = {}
-        self._entering: dict[str, _Waiter] = {}  # not yet told to Redis
+        self._clock = clock
+        self._waiting: dict[str, Waiter] = {}
+        self._in_flight: dict[str, Held] = {}
+        self._entering: dict[str, Waiter] = {}  # not yet told to Redis
         self._leaving: list[str] = []  # not yet told to Redis
         self._asking: list[asyncio.Future[Occupancy]] = []
+        self._credit = Credit()
+        self._corrections = Corrections()
         self._slots: int | None = None  # this gateway's word
         self._seen = Answer()
-        self._drain = DrainRate()
+        self._lookout = Lookout(pool, clock)
+        self._looks = RedisLooks(self._line, self._lookout)
         self._is_in_doubt = True  # until the first claim
-        self._sync_due_s = 0.0
-        self._is_wanted = asyncio.Event()
+        self._cadence = Cadence(self._beat_s)
         self._on_change: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def slot(self, ticket: Ticket, spent: Callable[[], int] | None = None) -> AsyncIterator[None]:
-        await self.enter(ticket)
+        await self.enter(ticket, spent)
         try:
             yield
         finally:
             self.leave(ticket)
 
-    async def enter(self, ticket: Ticket, *, is_bounded: bool = True) -> None:
+    async def enter(self, ticket: Ticket, spent: Callable[[], int] | None = None, *, is_bounded: bool = True) -> None:
         """Wait for a slot, which `leave` gives back. A ticket that had its place before is let in unbounded."""
-        assert ticket.id not in self._waiting, f"the ticket {ticket.id} is in line already"
-        assert ticket.id not in self._in_flight, f"the ticket {ticket.id} is in flight already"
-        granted = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(ticket, self._waiting_max if is_bounded else UNBOUNDED, granted)
+        assert not self._has(ticket.id), f"the ticket {ticket.id} is here already"
+        ticket = storable(ticket)
+        if not self._waiting and self._has_credit:
+            self._start(ticket)
+            return
+        if is_bounded and (refusal := self._lookout.refuse_newcomer(ticket)):
+            raise refusal
+        waiter = Waiter(Held(ticket, ticket.work, spent), is_bounded)
         self._waiting[ticket.id] = self._entering[ticket.id] = waiter
-        self._is_wanted.set()
+        self._cadence.hurry()
         try:
-            await granted
+            await waiter.granted
         except BaseException:
             self.leave(ticket)  # wherever it is: cancelled in the very instant of the grant, it is in flight
             raise
@@ -112,28 +119,52 @@ class RedisQueue:
         """
         Give back the slot or the place in line of *ticket*, if it has one here.
 
-        Redis hears of it at once, or at the next claim if it is away; nobody waits for that.
+        Redis hears of it at once, or at the next claim if it is away; nobody waits for that. Of a slot had on credit it
+        hears at once only if somebody waits.
         """
-        is_ours = self._waiting.pop(ticket.id, None) or self._in_flight.pop(ticket.id, None)
-        if is_ours and not self._entering.pop(ticket.id, None):
-            self._leaving.append(ticket.id)
-            self._want_if_up()
+        if self._credit.give_back(ticket.id):
+            self._want(is_urgent=self._seen.pool.waiting > 0)
+        elif held := self._in_flight.pop(ticket.id, None):
+            self._corrections.note(held, is_over=True)
+            self._tell_left(ticket.id)
+        elif self._waiting.pop(ticket.id, None) and not self._entering.pop(ticket.id, None):
+            self._tell_left(ticket.id)
 
-    def set_slots(self, slots: int, coming: object = ()) -> None:
+    def set_slots(self, slots: int, coming: Iterable[Coming] = ()) -> None:
+        self._lookout.forecast.expect(coming)
         if slots != self._slots:
             self._slots = slots
-            self._sync_due_s = 0.0
-            self._want_if_up()
+            self._want(is_urgent=True)
+
+    def place(self, ticket_id: str) -> Place | None:
+        return self._lookout.place(ticket_id) if ticket_id in self._waiting else None
+
+    async def looked(self) -> None:
+        await self._lookout.looked()
+
+    async def whereabouts(self, ticket_id: str) -> Whereabouts | None:
+        """Find a ticket; one that was had on credit is known at its own gateway alone."""
+        if ticket := self._credit.used.get(ticket_id):
+            return Whereabouts(ticket.tenant, None, is_waiting=False)
+        if held := self._in_flight.get(ticket_id):
+            return Whereabouts(held.ticket.tenant, None, is_waiting=False)
+        if waiter := self._waiting.get(ticket_id):
+            return Whereabouts(waiter.held.ticket.tenant, self.place(ticket_id), is_waiting=True)
+        async with redis_answering(self._store_timeout_s):
+            return await self._looks.find(ticket_id)
 
     async def occupancy(self) -> Occupancy:
+        """Count all that hold a slot, by ticket or on credit; gateways tell of the latter within one sync."""
         asking: asyncio.Future[Occupancy] = asyncio.get_running_loop().create_future()
         self._asking.append(asking)
-        self._is_wanted.set()
+        self._cadence.hurry()
         return await asking
 
     async def start(self) -> None:
         await self._turn()
-        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._listen())]
+        listening = keep_listening(self._line, self._hear, self._lose_track, self._beat_s, self._store_timeout_s)
+        looking = self._looks.keep_looking(self.look, lambda: self.is_up and bool(self._waiting))
+        self._tasks = [asyncio.create_task(loop) for loop in (self._work(), listening, looking)]
 
     async def aclose(self) -> None:
         for task in self._tasks:
@@ -148,9 +179,9 @@ class RedisQueue:
 
     def adopt(self, ticket: Ticket) -> None:
         """Count a ticket that was granted elsewhere as in flight here, until it leaves."""
-        self._in_flight[ticket.id] = ticket
+        self._credit.start(storable(ticket), _now_s())
         self._is_in_doubt = True
-        self._want_if_up()
+        self._want(is_urgent=True)
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Have *on_change* called whenever `is_up` changed: when it fell, before those who wait learn of it."""
@@ -159,7 +190,7 @@ class RedisQueue:
     @property
     def in_flight(self) -> Collection[Ticket]:
         """This gateway's tickets that hold a slot."""
-        return self._in_flight.values()
+        return [*(held.ticket for held in self._in_flight.values()), *self._credit.used.values()]
 
     @property
     def waiting(self) -> int:
@@ -168,17 +199,41 @@ class RedisQueue:
 
     @property
     def slots_share(self) -> int:
-        """An equal share of the slots among the gateways last seen alive; at least one slot if there are any."""
-        slots = self._seen.slots if self._slots is None else self._slots
+        """This gateway's share of the pool's slots."""
+        return self.share_of(self._seen.pool.slots if self._slots is None else self._slots)
+
+    def share_of(self, slots: int) -> int:
+        """Share *slots* equally among the gateways last seen alive; at least one slot if there are any."""
         return max(1, slots // self._seen.gateways) if slots else 0
+
+    # Slots on credit.
+
+    @property
+    def _has_credit(self) -> bool:
+        is_open = self.is_up and not self._is_in_doubt and not self._seen.pool.waiting
+        return is_open and self._credit.has_free(_now_s())
+
+    def _start(self, ticket: Ticket) -> None:
+        self._credit.start(ticket, _now_s())
+        self._want(is_urgent=False)
+
+    def _start_on_credit(self) -> None:
+        """Start those that came while Redis was asked, and it has not heard of."""
+        while self._entering and self._has_credit:
+            ticket_id, waiter = next(iter(self._entering.items()))
+            del self._entering[ticket_id], self._waiting[ticket_id]
+            if not waiter.is_gone:
+                self._start(waiter.held.ticket)
+                waiter.grant()
+
+    def _has(self, ticket_id: str) -> bool:
+        return ticket_id in self._waiting or ticket_id in self._in_flight or ticket_id in self._credit.used
 
     # The lane: the only place where Redis is told anything.
 
     async def _work(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._sync_due_s):
-                    await self._is_wanted.wait()
+            await self._cadence.due()
             await self._turn()
 
     async def _turn(self) -> None:
@@ -198,74 +253,80 @@ class RedisQueue:
             self._lose(f"{type(error).__name__}: {error}")
 
     async def _exchange(self) -> None:
-        self._is_wanted.clear()
+        self._cadence.rest()
+        lease_ends_s = _now_s() + self._lease_s  # by then at the earliest it ends in Redis, too
+        said = books(self._slots, self._credit, self._corrections, _now_s())
         if self._is_in_doubt:
-            await self._claim()
-        leaving, entering, asked = self._take_outbox()
-        if leaving:
-            self._take_in(await self._line.leave(leaving))
-        if entering:
-            self._take_in(await self._line.enter([waiter.place for waiter in entering]), entering)
-        if asked or self._sync_due_s <= _now_s():
-            await self._sync(asked)
+            asked, answer = len(self._asking), await self._claim(said)
+        else:
+            leaving, entering, asked = self._take_outbox()
+            answer = await self._line.sync(said, leaving, [(one.held.ticket, one.is_bounded) for one in entering])
+            for waiter in entering if answer else ():
+                waiter.is_bounded = False
+        if answer is None:
+            self._is_in_doubt = True
+        else:
+            self._take_in(answer, lease_ends_s)
+            self._tell_occupancy(asked)
         if self._is_in_doubt or self._leaving or self._entering:
-            self._is_wanted.set()
+            self._cadence.hurry()
 
-    def _take_outbox(self) -> tuple[list[str], list[_Waiter], int]:
+    async def _claim(self, said: Books) -> Answer | None:
+        self._is_in_doubt = False  # a doubt that arises from here on wants another claim
+        self._entering.clear()
+        self._leaving.clear()
+        in_flight = [held.ticket for held in self._in_flight.values()]
+        return await self._line.claim(said, in_flight, list(self._waiting))
+
+    def _take_outbox(self) -> tuple[list[str], list[Waiter], int]:
         """Take the next batches, and count the askers who shall see all of their own doings in the answer."""
         leaving, self._leaving = self._leaving[:BATCH_MAX], self._leaving[BATCH_MAX:]
         entering = list(islice(self._entering.values(), BATCH_MAX))
         for waiter in entering:
-            del self._entering[waiter.ticket.id]
+            del self._entering[waiter.held.ticket.id]
         return leaving, entering, 0 if self._leaving or self._entering else len(self._asking)
 
-    async def _claim(self) -> None:
-        self._is_in_doubt = False  # a doubt that arises from here on wants another claim
-        self._sync_due_s = _now_s() + self._beat_s
-        self._entering.clear()
-        self._leaving.clear()
-        waiting = list(self._waiting.values())
-        places = [waiter.place for waiter in waiting]
-        if self._take_in(await self._line.claim(self._slots, self._in_flight.values(), places), waiting):
-            self._note_change(is_up=True)
-
-    async def _sync(self, asked: int) -> None:
-        self._sync_due_s = _now_s() + self._beat_s
-        if self._take_in(await self._line.sync(self._slots)):
-            answered, self._asking = self._asking[:asked], self._asking[asked:]
-            for asking in answered:
-                if not asking.done():
-                    asking.set_result(Occupancy(self._seen.in_flight, self._seen.waiting, self._seen.slots))
-
-    def _take_in(self, answer: Answer | None, told: Collection[_Waiter] = ()) -> bool:
-        """Act on the answer to a call that told of some who wait; tell whether it was of Redis's epoch."""
-        if answer is None:
-            self._is_in_doubt = True
-            return False
+    def _take_in(self, answer: Answer, lease_ends_s: float) -> None:
         self._seen = answer
-        self._drain.observe(_now_s(), answer.granted_total)
+        self._corrections.heard()
+        self._credit.take(answer.lease, lease_ends_s)
+        self._lookout.forecast.observe(self._clock(), answer.pool)
+        for ticket_id in answer.started:
+            self._grant(ticket_id, is_charged=False)
         for ticket_id in answer.granted:
             self._grant(ticket_id)
-        for ticket_id in answer.refused:
-            self._refuse(ticket_id)
-        for waiter in told:
-            waiter.waiting_max = UNBOUNDED
-        return True
+        for ticket_id in (*answer.line_full, *answer.share_full):
+            self._refuse(ticket_id, is_line_full=ticket_id in answer.line_full)
+        again = {ticket_id: self._waiting[ticket_id] for ticket_id in answer.unknown if ticket_id in self._waiting}
+        self._entering = again | self._entering
+        self._start_on_credit()
+        self._note_change(is_up=True)
+
+    def _tell_occupancy(self, asked: int) -> None:
+        if self._entering or self._leaving:
+            return  # what the askers did before is not all told yet
+        answered, self._asking = self._asking[:asked], self._asking[asked:]
+        pool = self._seen.pool
+        for asking in answered:
+            if not asking.done():
+                asking.set_result(Occupancy(pool.in_flight, pool.waiting, pool.slots))
 
     # What became of a ticket. If its owner has left meanwhile, it is not known any more or its future is done.
 
-    def _grant(self, ticket_id: str) -> None:
+    def _grant(self, ticket_id: str, *, is_charged: bool = True) -> None:
         waiter = self._waiting.pop(ticket_id, None)
         if waiter:
-            self._in_flight[ticket_id] = waiter.ticket
-            if not waiter.granted.done():
-                waiter.granted.set_result(None)
+            self._in_flight[ticket_id] = waiter.held if is_charged else Held(waiter.held.ticket)
+            waiter.grant()
 
-    def _refuse(self, ticket_id: str) -> None:
-        waiter = self._waiting.pop(ticket_id, None)
-        if waiter and not waiter.granted.done():
-            retry_after_s = self._drain.retry_after_s(_now_s(), self._seen.granted_total, self._seen.waiting)
-            waiter.granted.set_exception(line_full(self.pool, self._waiting_max, retry_after_s))
+    def _refuse(self, ticket_id: str, *, is_line_full: bool) -> None:
+        if waiter := self._waiting.pop(ticket_id, None):
+            tenant, drain_s = waiter.held.ticket.tenant, self._lookout.forecast.drain_s(self._clock())
+            if is_line_full:
+                refusal = line_full(self.pool, self._line.waiting_max, drain_s)
+            else:
+                refusal = share_full(self.pool, tenant, self._line.waiting_of_tenant_max, drain_s)
+            waiter.turn_away(refusal)
 
     def _lose(self, reason: str) -> None:
         """Redis is away: whoever waits learns it, in order of arrival. What is in flight waits for the next claim."""
@@ -273,12 +334,16 @@ class RedisQueue:
         asking, self._asking = self._asking, []
         self._entering.clear()
         self._is_in_doubt = True
-        self._is_wanted.clear()
+        self._corrections.drop()
+        for held in self._in_flight.values():
+            held.spent = None  # what was charged for it may be lost, so there is nothing to correct
         self._note_change(is_up=False, reason=reason)
-        futures: list[asyncio.Future[Any]] = [*(waiter.granted for waiter in waiters.values()), *asking]
-        for future in futures:
-            if not future.done():
-                future.set_exception(StoreUnavailable("redis", reason))
+        self._lookout.wake()
+        for waiter in waiters.values():
+            waiter.turn_away(StoreUnavailable("redis", reason))
+        for one in asking:
+            if not one.done():
+                one.set_exception(StoreUnavailable("redis", reason))
 
     def _note_change(self, *, is_up: bool, reason: str = "") -> None:
         if is_up != self.is_up:
@@ -289,32 +354,46 @@ class RedisQueue:
                 log.warning("queue_store_lost", pool=self.pool, reason=reason)
             self._on_change()
 
-    def _want_if_up(self) -> None:
+    def _tell_left(self, ticket_id: str) -> None:
+        self._leaving.append(ticket_id)
+        self._want(is_urgent=True)
+
+    def _want(self, *, is_urgent: bool) -> None:
+        """Have a call made at once or soon; while Redis is away only the heartbeat calls."""
         if self.is_up:
-            self._is_wanted.set()
+            (self._cadence.hurry if is_urgent else self._cadence.soon)()
 
-    # Wake-ups: grants to our tickets that other gateways' calls made.
+    # Wake-ups: grants to our tickets that other gateways' calls made, and calls to give credit back.
 
-    async def _listen(self) -> None:
-        pause_s = RECONNECT_S_MIN
-        while True:
-            try:
-                async with redis_answering(self._beat_s + self._store_timeout_s):
-                    ticket_ids = await self._line.hear(self._beat_s)
-            except StoreUnavailable:
-                self._is_in_doubt = True  # a wake-up may have been lost with the connection
-                self._is_wanted.set()
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, RECONNECT_S_MAX)
-            else:
-                pause_s = RECONNECT_S_MIN
-                for ticket_id in ticket_ids:
-                    self._grant(ticket_id)
+    def _hear(self, ticket_ids: list[str]) -> None:
+        for ticket_id in ticket_ids:
+            self._grant(ticket_id)
+        if not ticket_ids:
+            self._credit.offer()
+            self._want(is_urgent=True)
+
+    def _lose_track(self) -> None:
+        """A wake-up may have been lost with its connection."""
+        self._is_in_doubt = True
+        self._cadence.hurry()
+
+    # The looks at the line.
+
+    async def look(self) -> None:
+        """Settle as tokens flow, find out where everyone stands, refuse who is too late. Raises StoreUnavailable."""
+        for held in self._in_flight.values():
+            if self._corrections.note(held, is_over=False):
+                self._want(is_urgent=False)
+        await self._looks.look()
+        for ticket, refusal in self._lookout.too_late([waiter.held.ticket for waiter in self._waiting.values()]):
+            waiter = self._waiting[ticket.id]
+            self.leave(ticket)
+            waiter.turn_away(refusal)
 
     def __repr__(self) -> str:
-        held = f"{len(self._in_flight)} in flight, {len(self._waiting)} waiting"
+        held = f"{len(self.in_flight)} in flight, {len(self._waiting)} waiting"
         away = "" if self.is_up else ", Redis is away"
-        return f"<RedisQueue {self.pool} of {self._line.owner} [{held}, {self._seen.slots} slots{away}]>"
+        return f"<RedisQueue {self.pool} of {self._line.owner} [{held}, {self._seen.pool.slots} slots{away}]>"
 
 
 def _now_s() -> float:

@@ -49,23 +49,30 @@ async def queues_over(url: str, kind: str = "redis", **defaults):
 
 
 def ticket(
-    ticket_id: str, tenant: str = "acme", service_class: ServiceClass = ServiceClass.STANDARD, work: int = 1
+    ticket_id: str, tenant: str = "acme", service_class: ServiceClass = ServiceClass.STANDARD, **fields
 ) -> Ticket:
-    return Ticket(id=ticket_id, tenant=tenant, service_class=service_class, work=work)
+    return Ticket(id=ticket_id, tenant=tenant, service_class=service_class, **fields)
 
 
 class Visitor:
-    """A request in the queue: waits for its slot, says when it has it, and keeps it until told to leave."""
+    """
+    A request in the queue: waits for its slot, says when it has it, and keeps it until told to leave.
 
-    def __init__(self, queue, its_ticket: Ticket, log: asyncio.Queue[str] | None = None) -> None:
+    *spent* is the work it will have done; None: it does not tell.
+    """
+
+    def __init__(
+        self, queue, its_ticket: Ticket, log: asyncio.Queue[str] | None = None, spent: int | None = None
+    ) -> None:
         self.ticket = its_ticket
+        self._spent = None if spent is None else lambda: spent
         self.admitted = asyncio.Event()
         self._leave = asyncio.Event()
         self._log = log
         self.task = asyncio.create_task(self._visit(queue))
 
     async def _visit(self, queue) -> None:
-        async with queue.slot(self.ticket):
+        async with queue.slot(self.ticket, self._spent):
             if self._log is not None:
                 self._log.put_nowait(self.ticket.id)
             self.admitted.set()

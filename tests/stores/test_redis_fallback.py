@@ -109,7 +109,7 @@ async def _shares(queue, slots: int) -> bool:
 async def test_while_degraded_no_request_waits_for_a_redis_that_hangs(redis_server, gateways):
     queue = await gateways(slots=2)
     with redis_server.frozen():
-        async with queue.slot(ticket("the one that finds out")):
+        async with queue.slot(ticket("on credit")), queue.slot(ticket("the one that finds out")):
             pass
         assert queue.is_degraded
         began_s = time.monotonic()

@@ -12,8 +12,8 @@ from gateway.ports.queue import Occupancy
 from gateway.settings import QueueSettings
 from gateway.stores.redis import BEATS_PER_LEASE, RedisQueue
 from gateway.stores.redis_client import connect
-from gateway.stores.redis_line import UNBOUNDED, RedisLine
-from tests.conformance.queues import POOL, enter_in_order, handed_on, open_queue, queues_over, ticket, until
+from gateway.stores.redis_line import Books, RedisLine
+from tests.conformance.queues import POOL, Visitor, enter_in_order, handed_on, open_queue, queues_over, ticket, until
 from tests.servers.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -79,18 +79,28 @@ async def test_tickets_that_come_and_go_together_share_calls(gateways, redis_url
         assert client.info("commandstats")["cmdstat_evalsha"]["calls"] < 4000 / 50
 
 
-async def test_one_call_to_enter_and_one_to_leave(gateways, redis_url):
+async def test_who_waits_takes_one_call_to_enter_and_one_to_leave(gateways, redis_url):
     queue = await gateways(slots=1, lease_s=30.0)
     with redis.Redis.from_url(redis_url) as client:
+        [holder] = await enter_in_order(queue, [ticket("holder")])
         client.config_resetstat()
-        async with queue.slot(ticket("a")):
-            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
-        await until(lambda: _is_free(client))
-        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+        waits = Visitor(queue, ticket("waits"))
+        await until(lambda: _has_tickets(client, 1))
+        assert _calls(client) == 1
+        await holder.leave()
+        await waits.admitted.wait()
+        assert _calls(client) == 2
+        await waits.leave()
+        await until(lambda: _has_tickets(client, 0))
+        assert _calls(client) == 3
 
 
-async def _is_free(client) -> bool:
-    return client.hlen(f"sluice:{{{POOL}}}:tickets") == 0
+def _calls(client) -> int:
+    return client.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+
+async def _has_tickets(client, count: int) -> bool:
+    return client.hlen(f"sluice:{{{POOL}}}:tickets") == count
 
 
 async def test_what_a_killed_gateway_held_is_granted_on(gateways, redis_url):
@@ -150,15 +160,15 @@ async def test_a_wake_up_that_died_with_its_connection_is_made_up_for(gateways, 
     """In one step another owner leaves, which grants the ticket, and the connection that would tell of it dies."""
     queue = await gateways(slots=1, lease_s=30.0)
     client = connect(redis_url)
-    other = RedisLine(client, POOL, "other", 30.0)
+    other = line_of(client, "other", 30.0)
     [held] = await enter_in_order(queue, [ticket("held")])
     [waits] = await enter_in_order(queue, [ticket("waits")])
-    await other.claim(None, [ticket("stolen")], [])  # two in flight now, so that the next to leave wakes nobody yet
+    await other.claim(Books(), [ticket("stolen")], [])  # two in flight now, so that the next to leave wakes nobody yet
     await held.leave()
     assert (await queue.occupancy()).in_flight == 1
     with redis.Redis.from_url(redis_url) as raw:
         [listener] = [one["id"] for one in raw.client_list() if one["cmd"] == "blpop"]
-        leave = _script_call(raw, "leave", ["other", 1, 30_000, "stolen"])
+        leave = _leave_call(other, "stolen")
         with raw.pipeline(transaction=True) as step:
             step.execute_command(*leave)
             step.delete(f"sluice:{{{POOL}}}:wake:{queue._line.owner}")
@@ -170,23 +180,31 @@ async def test_a_wake_up_that_died_with_its_connection_is_made_up_for(gateways, 
     await client.aclose()
 
 
-def _script_call(raw, verb: str, args: list) -> list:
-    """The command that runs a verb as RedisLine does."""
+def _leave_call(line: RedisLine, ticket_id: str) -> list:
+    """The command by which an owner of a line says that a ticket leaves."""
     from gateway.stores import redis_line
 
-    script, keys = redis_line._VERBS[verb], redis_line._keys(POOL)
-    return ["EVAL", script._text, len(keys), *keys, *args]
+    script = redis_line._VERBS["sync"]
+    return ["EVAL", script._text, len(line._keys), *line._keys, *line._words(Books(), 1, ticket_id)]
 
 
 async def test_a_call_of_an_older_epoch_changes_nothing(gateways, redis_url):
     """A call that was given up may still be on its way when the next epoch has begun."""
-    queue = await gateways(slots=1)
+    queue = await gateways(slots=0)
     client = connect(redis_url)
-    async with queue.slot(ticket("held")):
-        assert await RedisLine(client, POOL, queue._line.owner, LEASE_S).enter([(ticket("ghost"), UNBOUNDED)]) is None
-        assert await RedisLine(client, POOL, queue._line.owner, LEASE_S).leave(["held"]) is None
-        assert await queue.occupancy() == Occupancy(in_flight=1, waiting=0, slots=1)
+    [waits] = await enter_in_order(queue, [ticket("waits")])
+    ghost = line_of(client, queue._line.owner)
+    assert await ghost.sync(Books(), entering=[(ticket("ghost"), False)]) is None
+    ghost._epoch = 0
+    assert await ghost.sync(Books(slots=5), leaving=["waits"]) is None
+    assert await queue.occupancy() == Occupancy(in_flight=0, waiting=1, slots=0)
+    queue.set_slots(1)
+    await waits.leave()
     await client.aclose()
+
+
+def line_of(client, owner: str, lease_s: float = LEASE_S) -> RedisLine:
+    return RedisLine(client, POOL, owner, lease_s=lease_s, waiting_max=100, tenant_share=1.0)
 
 
 async def test_the_last_gateway_to_go_leaves_nothing_in_redis(redis_url):
@@ -230,11 +248,13 @@ async def test_everyone_who_waits_learns_promptly_that_redis_died(redis_server, 
 
 async def test_a_redis_that_does_not_answer_is_given_up_after_the_limit(redis_server, gateways):
     queue = await gateways(slots=1, lease_s=30.0)
+    [held] = await enter_in_order(queue, [ticket("held")])
     with redis_server.frozen():
         asked_s = time.monotonic()
         with pytest.raises(StoreUnavailable, match="no answer within"):
             await queue.slot(ticket("a")).__aenter__()
         assert TIMEOUT_S * 0.9 < time.monotonic() - asked_s < TIMEOUT_S + 0.5
+    await held.leave()
     await until(lambda: _is_empty(queue))
 
 

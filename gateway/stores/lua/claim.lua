@@ -1,22 +1,31 @@
 -- Begin an epoch: make what the owner holds here equal to what it says it holds. Repairs whatever went wrong before.
--- ARGV  4 its word on the slots or '', 5 how many tickets are in flight; then those, then the ones that wait, in order.
+-- ARGV  how many tickets are in flight, those; then the ids of the ones that wait.
 if known_epoch() >= EPOCH then return stale() end
 redis.call('HSET', EPOCHS, OWNER, EPOCH)
 redis.call('DEL', wake_list(OWNER))
-tell_slots(ARGV[4])
-renew_and_reap()
+take_books()
 
-local claimed, first_waiting = {}, 6 + 5 * tonumber(ARGV[5])
-for i = 6, #ARGV, 5 do claimed[ARGV[i]] = true end
+local claimed, first_waiting = {}, VERB + 1 + TICKET_FIELDS * tonumber(ARGV[VERB])
+for i = VERB + 1, first_waiting - 1, TICKET_FIELDS do claimed[ARGV[i]] = true end
+for i = first_waiting, #ARGV do claimed[ARGV[i]] = true end
 for _, id in ipairs(ids_of(OWNER)) do
   if not claimed[id] then drop(id) end
 end
-for i = 6, first_waiting - 1, 5 do
-  local id, ticket = read_ticket(i)
-  local held = load(id)
-  if held and held.number then quit(id, held, held.charge) end
-  save(id, held or ticket)
+for i = VERB + 1, first_waiting - 1, TICKET_FIELDS do
+  local ticket = read_ticket(i)
+  local known = load(ticket.id)
+  if known and known.state == IN_LINE then -- the store fell back behind a grant that its owner has heard of
+    quit(known)
+    charge_more(known.class, known.tenant, known.user, tonumber(known.charge))
+  end
+  if not known or known.state == IN_LINE then
+    ticket.state = OUT_OF_LINE
+    save(ticket)
+  end
 end
-for i = first_waiting, #ARGV, 5 do enter(i) end
-grant()
-return answer()
+for i = first_waiting, #ARGV do
+  local known = load(ARGV[i])
+  if known then look_up(known) else table.insert(unknown, ARGV[i]) end
+end
+count_free()
+return finish()

@@ -1,7 +1,12 @@
--- The heartbeat: renew the lease, repeat the word on the slots, reap the dead and grant what they held.
--- ARGV  4 the owner's word on the slots or ''.
-if is_stale() then return stale() end
-tell_slots(ARGV[4])
-renew_and_reap()
+-- Tell what the owner did and wants, hear how things stand. Idempotent by ticket id.
+-- ARGV  how many ids leave, those; then the tickets that enter.
+if known_epoch() ~= EPOCH then return stale() end
+take_books()
+local entering = VERB + 1 + tonumber(ARGV[VERB])
+for i = VERB + 1, entering - 1 do
+  if drop(ARGV[i]) then redis.call('HINCRBY', POOL, 'completed', 1) end
+end
+count_free()
 grant()
-return answer()
+for i = entering, #ARGV, TICKET_FIELDS do enter(i) end
+return finish()
