@@ -9,7 +9,8 @@ from gateway.commands.output import Format, print_record, print_records
 from gateway.commands.records import DatabaseUrl, Home, open_database
 from gateway.control.tenants import create_tenant, resume_tenant, set_tenant, suspend_tenant
 from gateway.core.directory import WEIGHT_MAX, ServiceClass, Tenant
-from gateway.errors import InvalidInput
+from gateway.core.webhooks import tenant_secret
+from gateway.errors import InvalidInput, NotFoundError
 from gateway.stores.sql import SqlDirectory
 
 COLUMNS = ("id", "name", "service_class", "weight", "is_suspended")
@@ -83,6 +84,28 @@ def resume(tenant: _TenantId, home: Home = None, database_url: DatabaseUrl = Non
     """Accept a suspended tenant's keys again."""
     with open_database(home, database_url) as (_, database):
         _show(resume_tenant(SqlDirectory(database), tenant), output)
+
+
+@app.command("webhook-secret")
+def webhook_secret(
+    tenant: _TenantId, home: Home = None, database_url: DatabaseUrl = None, output: Format = "table"
+) -> None:
+    """
+    Show what a tenant verifies its webhooks with. It follows from the tenant's id and SLUICE_JOBS__WEBHOOK_SECRET.
+
+    Example: sluice tenants webhook-secret acme
+    """
+    with open_database(home, database_url) as (settings, database):
+        if SqlDirectory(database).tenant(tenant) is None:
+            raise NotFoundError(f"There is no tenant {tenant!r}. See `sluice tenants list`.")
+    master = settings.jobs.webhook_secret
+    if master is None:
+        message = (
+            "No webhook is sent here: set SLUICE_JOBS__WEBHOOK_SECRET, to the same long random text for all gateways."
+        )
+        raise InvalidInput(message)
+    record = {"tenant": tenant, "webhook_secret": tenant_secret(master.get_secret_value(), tenant)}
+    print_record(("tenant", "webhook_secret"), record, output)
 
 
 def _show(tenant: Tenant, output: str) -> None:

@@ -49,9 +49,6 @@ class _Run:
     task: asyncio.Task[None] | None = None
     is_on_engine: bool = False
 
-    def note_dispatch(self) -> None:
-        self.is_on_engine = True
-
 
 class Runner:
     """
@@ -83,6 +80,7 @@ class Runner:
         self.on_end: Callable[[], None] = lambda: None
         self._paused_until_s: dict[str, float] = {}
         self._has_news = asyncio.Event()
+        self._has_dispatched = asyncio.Event()
         self._is_draining = False
         self._tasks: list[asyncio.Task[None]] = []
         self.waiting: dict[str, int] = {}
@@ -95,7 +93,7 @@ class Runner:
         beat_s = self._rules.lease_s / BEATS_PER_LEASE
         self._tasks = [
             asyncio.create_task(repeat("take_jobs", POLL_S, self._take, self._has_news)),
-            asyncio.create_task(repeat("renew_jobs", beat_s, self._renew)),
+            asyncio.create_task(repeat("renew_jobs", beat_s, self._renew, self._has_dispatched)),
         ]
 
     def begin_drain(self) -> None:
@@ -186,7 +184,7 @@ class Runner:
             return self._given_up(job)
         try:
             handler = self._handlers[job.path]
-            return await run_job(job, body, run.taken.attempt, self._plane, handler, run.note_dispatch)
+            return await run_job(job, body, run.taken.attempt, self._plane, handler, lambda: self._note_dispatch(run))
         except RunFailed as failure:
             is_last = run.taken.attempt == self._rules.attempts_max
             if self._is_too_late(job) or not _may_pass(failure.refusal, is_last=is_last):
@@ -194,6 +192,10 @@ class Runner:
             log.info("job_delayed", request_id=job.id, reason=failure.refusal.code)
             await self._postpone(run, failure.refusal)
             return None
+
+    def _note_dispatch(self, run: _Run) -> None:
+        run.is_on_engine = True
+        self._has_dispatched.set()
 
     async def _postpone(self, run: _Run, refusal: Refused) -> None:
         is_workers_fault = refusal.outcome.fault is Fault.WORKER

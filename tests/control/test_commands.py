@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.core.ids import digest
+from gateway.core.webhooks import tenant_secret
 from gateway.errors import SluiceError
 from gateway.stores.database import Database
 from gateway.stores.sql import SqlDirectory, SqlJournal
@@ -180,3 +181,13 @@ def test_an_error_is_one_sentence_on_stderr_and_status_1(home):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == f"error: There is no database at {home}/sluice.db. Run `sluice migrate` to create it.\n"
+
+
+def test_a_tenants_webhook_secret_is_its_own_and_follows_from_the_installations(migrated, monkeypatch):
+    with pytest.raises(SluiceError, match="SLUICE_JOBS__WEBHOOK_SECRET"):
+        migrated("tenants", "webhook-secret", "acme")
+    monkeypatch.setenv("SLUICE_JOBS__WEBHOOK_SECRET", "a long random text")
+    shown = json.loads(migrated("tenants", "webhook-secret", "acme", "--format", "json"))
+    assert shown == {"tenant": "acme", "webhook_secret": tenant_secret("a long random text", "acme")}
+    with pytest.raises(SluiceError, match="no tenant 'nobody'"):
+        migrated("tenants", "webhook-secret", "nobody")

@@ -109,11 +109,15 @@ async def test_position_and_eta_are_told_while_a_job_waits_and_its_result_is_not
     async with start_lane(count=1, jobs={"concurrency": 1}) as (_, client):
         running = await client.ticket(LONG)
         await client.until(running, "running")
-        waiting = [await client.ticket() for _ in range(3)]
-        stands = [await client.status(ticket) for ticket in waiting]
-        assert [status["position"] for status in stands] == [1, 2, 3]
-        assert all(status["eta_s"] > 0 for status in stands)
+        next_one, *waiting = [await client.ticket(LONG), *[await client.ticket() for _ in range(3)]]
+        stands = [await client.status(ticket) for ticket in (next_one, *waiting)]
+        assert [status["position"] for status in stands] == [1, 2, 3, 4]
         assert (await client.status(running))["position"] is None
+        await client.http.delete(running["status_url"])
+        running = next_one
+        await client.until(running, "running")
+        first, *_, last = [await client.status(ticket) for ticket in waiting]
+        assert 0 < first["eta_s"] < last["eta_s"]
         early = await client.result(waiting[0])
         assert (early.status_code, early.json()["error"]["code"]) == (409, "not_ready")
         assert 1 <= int(early.headers["retry-after"]) <= 60

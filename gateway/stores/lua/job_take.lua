@@ -3,7 +3,7 @@
 -- ARGV  1 runner, 2 its lease in ms, 3 how many.
 local RUNNER, LEASE_MS, COUNT = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local AGAINST_URGENCY = 10 -- every tenth turn, so that no class starves
-local taken, count = {}, 0
+local taken, count, fresh = {}, 0, 0
 
 local function take(id, class, tenant, entry)
   local job = load(id)
@@ -35,7 +35,7 @@ local function take_waiting(class)
     local entry = read[1][2][1]
     redis.call('ZREM', line, entry[2][2])
     take(entry[2][2], class, tenant, entry[1])
-    note_pace(now_ms())
+    fresh = fresh + 1
   end
   if read and redis.call('ZCARD', line) > 0 then redis.call('RPUSH', turns_of(class), tenant) end
   return true
@@ -57,4 +57,6 @@ for class = 0, CLASSES - 1 do
   end
 end
 while count < COUNT and take_in_turn() do end
-return { waiting_in_all(), unpack(taken) }
+local waiting = waiting_in_all()
+note_pace(now_ms(), fresh, waiting)
+return { waiting, unpack(taken) }

@@ -6,7 +6,7 @@
 --   <root>:waiting:<class>:<tenant>  sorted set  number of arrival -> id, of the jobs nobody has taken yet
 --   <root>:turns:<class>             list    tenants that have such jobs, the next one first
 --   <root>:tenants:<class>           set     tenants that have a stream
---   <root>:pace                      hash    ten seconds -> how many jobs were taken in them
+--   <root>:pace                      hash    taken:<ten seconds>, ms:<ten seconds>, since: how fast jobs are taken
 --   <root>:hooks                     sorted set  when a message is due, in ms -> id
 --   <root>:counts                    hash    entered, turns
 --
@@ -76,26 +76,41 @@ local function waiting_in_all()
   return count
 end
 
-local function note_pace(now)
-  local current = math.floor(now / PACE_MS)
-  redis.call('HINCRBY', ROOT .. ':pace', current, 1)
-  redis.call('PEXPIRE', ROOT .. ':pace', PACE_MS * PACES)
+-- Note that so many jobs were taken now and how many still wait. Only time in which some waited counts: how fast jobs are
+-- taken that come one by one says nothing about a backlog.
+local function note_pace(now, taken, waiting)
+  local pace = ROOT .. ':pace'
+  local since = redis.call('HGET', pace, 'since')
+  if since and taken > 0 then
+    local bucket = math.floor(now / PACE_MS)
+    redis.call('HINCRBY', pace, 'taken:' .. bucket, taken)
+    redis.call('HINCRBY', pace, 'ms:' .. bucket, now - since)
+  end
+  if waiting == 0 then
+    redis.call('HDEL', pace, 'since')
+  elseif taken > 0 or not since then
+    redis.call('HSET', pace, 'since', now)
+    redis.call('PEXPIRE', pace, PACE_MS * PACES)
+  end
 end
 
--- The mean time between two jobs being taken, over the last minute; nil if there were none.
+-- The mean time between two jobs being taken while others waited, over the last minute; nil if that did not happen.
 local function pace_ms(now)
-  local current, oldest, count = math.floor(now / PACE_MS), nil, 0
-  local paces = redis.call('HGETALL', ROOT .. ':pace')
-  for i = 1, #paces, 2 do
-    local bucket = tonumber(paces[i])
-    if bucket <= current - PACES then
-      redis.call('HDEL', ROOT .. ':pace', paces[i])
+  local oldest, ms, taken = math.floor(now / PACE_MS) - PACES, 0, 0
+  local fields = redis.call('HGETALL', ROOT .. ':pace')
+  for i = 1, #fields, 2 do
+    local name, bucket = string.match(fields[i], '(%a+):(%d+)')
+    if name == nil then
+      ms = ms + now - fields[i + 1] -- since the last one was taken
+    elseif tonumber(bucket) <= oldest then
+      redis.call('HDEL', ROOT .. ':pace', fields[i])
+    elseif name == 'ms' then
+      ms = ms + fields[i + 1]
     else
-      count = count + tonumber(paces[i + 1])
-      if not oldest or bucket < oldest then oldest = bucket end
+      taken = taken + fields[i + 1]
     end
   end
-  return oldest and (now - oldest * PACE_MS) / count
+  return taken > 0 and ms / taken or nil
 end
 
 -- What JobView shows: id, tenant, state, arrived_ms, finished_ms, position, eta in ms; -1 for what is not known.
