@@ -16,6 +16,15 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Haul:
+    """What taking brought, how many jobs of the pool still wait, and how many have not ended, those taken included."""
+
+    jobs: Sequence[Taken]
+    waiting: int
+    unfinished: int
+
+
+@dataclass(frozen=True, slots=True)
 class DueWebhook:
     """A message that is to be sent now, for the *attempt*-th time (from 1)."""
 
@@ -50,12 +59,12 @@ class JobStore(Protocol):
     async def view(self, job_id: str) -> JobView | None:
         """Tell how a job stands; None if there is none, or it ended longer ago than its result is kept."""
 
-    async def take(self, pool: str, count: int) -> tuple[Sequence[Taken], int]:
+    async def take(self, pool: str, count: int) -> Haul:
         """
         Take up to *count* jobs to run: those whose runner fell silent first, then those that wait.
 
-        Tells also how many still wait. Classes by urgency, every tenth turn the other way round, so that none starves;
-        inside a class tenants take turns.
+        Classes by urgency, every tenth turn the other way round, so that none starves; inside a class tenants take
+        turns.
         """
 
     async def renew(self, pool: str, jobs: Mapping[str, bool]) -> Collection[str]:

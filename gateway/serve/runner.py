@@ -24,6 +24,7 @@ from gateway.serve.loops import insist, repeat
 from gateway.serve.plane import Plane
 
 POLL_S = 1.0  # how soon a job that another gateway took in is seen; one taken in here is seen at once
+IDLE_POLL_S = 5.0  # the same where all jobs of a pool had ended at the last look: it is one call to the store
 BEATS_PER_LEASE = 5  # four may be lost before another gateway runs the job too
 NO_CAPACITY_PAUSE_S = 2.0  # a pool that could not serve a job is left alone for so long
 
@@ -79,6 +80,7 @@ class Runner:
         self._runs: dict[str, _Run] = {}
         self.on_end: Callable[[], None] = lambda: None
         self._paused_until_s: dict[str, float] = {}
+        self._idle_until_s: dict[str, float] = {}
         self._has_news = asyncio.Event()
         self._has_dispatched = asyncio.Event()
         self._is_draining = False
@@ -105,12 +107,14 @@ class Runner:
         self.begin_drain()
         if running := [run.task for run in self._runs.values() if run.task]:
             await asyncio.wait(running, timeout=within_s)
-        for task in [*self._tasks, *(run.task for run in self._runs.values() if run.task)]:
+        tasks = [*self._tasks, *(run.task for run in self._runs.values() if run.task)]
+        for task in tasks:
             task.cancel()
-            await asyncio.wait({task})
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def wake(self) -> None:
         """Look for jobs at once."""
+        self._idle_until_s.clear()
         self._has_news.set()
 
     def stop(self, job_id: str) -> None:
@@ -120,10 +124,18 @@ class Runner:
             run.task.cancel()
 
     async def _take(self) -> None:
+        now_s = asyncio.get_running_loop().time()
         for pool in self._pools():
-            jobs, self.waiting[pool] = await self._store.take(pool, self._room(pool))
-            for taken in jobs:
-                self._begin(pool, taken)
+            if self._idle_until_s.get(pool, 0) <= now_s:
+                await self._take_of(pool, now_s)
+
+    async def _take_of(self, pool: str, now_s: float) -> None:
+        haul = await self._store.take(pool, self._room(pool))
+        self.waiting[pool] = haul.waiting
+        if not haul.unfinished:
+            self._idle_until_s[pool] = now_s + IDLE_POLL_S
+        for taken in haul.jobs:
+            self._begin(pool, taken)
 
     def _room(self, pool: str) -> int:
         """How many more jobs of *pool* may run here."""

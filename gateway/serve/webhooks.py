@@ -57,8 +57,12 @@ class Webhooks:
         self._now_ms = now_ms
         self._on_end = on_end
         # Without proxies: one would resolve the name once more. Without kept connections: each is to a checked address.
+        # SSL_CERT_FILE, where it is set, names the authorities that are trusted.
         self._http = httpx.AsyncClient(
-            timeout=rules.timeout_s, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+            timeout=rules.timeout_s,
+            trust_env=False,
+            verify=httpx.create_ssl_context(),
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     async def check(self, url: str) -> None:

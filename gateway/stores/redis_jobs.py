@@ -12,7 +12,7 @@ from gateway.core.directory import ServiceClass
 from gateway.core.jobs import Job, JobState, JobView
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
-from gateway.ports.jobs import DueWebhook, Taken
+from gateway.ports.jobs import DueWebhook, Haul, Taken
 from gateway.stores.redis_client import Script, redis_answering
 
 RETRY_AFTER_S_MAX = 60
@@ -79,9 +79,10 @@ class RedisJobs:
         said = await self._run("view", str(pool), job_id)
         return _view(said) if said else None
 
-    async def take(self, pool: str, count: int) -> tuple[Sequence[Taken], int]:
-        waiting, *said = await self._run("take", pool, self._runner, _ms(self._times.lease_s), count)
-        return [Taken(job_id, attempt) for job_id, attempt in zip(said[::2], said[1::2], strict=True)], waiting
+    async def take(self, pool: str, count: int) -> Haul:
+        waiting, unfinished, *said = await self._run("take", pool, self._runner, _ms(self._times.lease_s), count)
+        jobs = [Taken(job_id, attempt) for job_id, attempt in zip(said[::2], said[1::2], strict=True)]
+        return Haul(jobs, waiting, unfinished)
 
     async def renew(self, pool: str, jobs: Mapping[str, bool]) -> Collection[str]:
         fields = [field for job_id, is_running in jobs.items() for field in (job_id, int(is_running))]

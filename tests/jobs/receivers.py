@@ -1,8 +1,16 @@
 """A receiver of webhooks, on a real socket, that answers as it is told."""
 
 import asyncio
+import datetime as dt
+import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 
 @dataclass
@@ -34,10 +42,30 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiver(*statuses: int):
+async def receiver(*statuses: int, tls: ssl.SSLContext | None = None):
     """Run a receiver on a free port of this machine."""
     told = Receiver(list(statuses))
-    server = await asyncio.start_server(told.answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(told.answer, "127.0.0.1", 0, ssl=tls)
     async with server:
-        told.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        told.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield told
+
+
+def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
+    """Make a certificate for *name*; gives what a server needs, and the file that a client trusts it by."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, secret = folder / f"{name}.pem", folder / f"{name}.key"
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, secret)
+    return context, pem

@@ -13,7 +13,7 @@ from gateway.core.webhooks import is_public, signature, tenant_secret
 from gateway.ports.jobs import DueWebhook
 from gateway.serve.webhooks import WebhookRules, Webhooks
 from tests.jobs.conftest import BODY
-from tests.jobs.receivers import receiver
+from tests.jobs.receivers import certified, receiver
 from tests.waiting import until
 
 pytestmark = pytest.mark.redis
@@ -123,14 +123,32 @@ async def test_an_address_that_cannot_be_told_is_refused_when_the_job_is_submitt
     assert answer.json()["error"]["param"] == "X-Webhook-Url"
 
 
+@pytest.mark.parametrize(("certified_name", "is_told"), [("localhost", True), ("elsewhere.example", False)])
+async def test_the_certificate_must_be_that_of_the_name_though_the_address_is_connected_to(
+    tmp_path, monkeypatch, certified_name, is_told
+):
+    tls, trusted = certified(tmp_path, certified_name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    rules = WebhookRules(secret=MASTER, allows_http=False, allows_private=True, timeout_s=5, pause_s=1, retry_s=60)
+    async with receiver(tls=tls) as told:
+        webhooks = Webhooks(rules, lambda: NOW_MS, lambda _: None)
+        due = DueWebhook(ended_job(), told.url.replace("127.0.0.1", "localhost"), attempt=1)
+        assert (await webhooks.send(due, {}) is None) is is_told
+        await webhooks.aclose()
+    assert len(told.messages) == is_told
+
+
+def ended_job() -> JobView:
+    return JobView(id="req_1", tenant="acme", state=JobState.COMPLETED, arrived_ms=NOW_MS, finished_ms=NOW_MS)
+
+
 async def test_a_name_that_leads_to_this_machine_by_the_time_it_is_told_is_not_connected_to():
     """What was accepted when the job came may lead elsewhere now: each attempt resolves and checks the name anew."""
     outcomes = []
     rules = WebhookRules(secret=MASTER, allows_http=True, allows_private=False, timeout_s=5, pause_s=1, retry_s=60)
     async with receiver() as told:
         webhooks = Webhooks(rules, lambda: NOW_MS, outcomes.append)
-        view = JobView(id="req_1", tenant="acme", state=JobState.COMPLETED, arrived_ms=NOW_MS, finished_ms=NOW_MS)
-        due = DueWebhook(view, told.url.replace("127.0.0.1", "localhost"), attempt=1)
+        due = DueWebhook(ended_job(), told.url.replace("127.0.0.1", "localhost"), attempt=1)
         assert await webhooks.send(due, {}) == pytest.approx(1, rel=0.3)
         await webhooks.aclose()
     assert not told.messages

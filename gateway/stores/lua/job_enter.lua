@@ -13,6 +13,7 @@ if not job then
   local entry = redis.call('XADD', stream, '*', 'id', id)
   if redis.call('ZCARD', line) == 0 then redis.call('RPUSH', turns_of(class), tenant) end
   redis.call('ZADD', line, redis.call('HINCRBY', ROOT .. ':counts', 'entered', 1), id)
+  redis.call('HINCRBY', ROOT .. ':counts', 'unfinished', 1)
   redis.call('HSET', job_key(id), 'state', 'waiting', 'class', class, 'tenant', tenant, 'entry', entry,
     'arrived_ms', ARGV[4], 'attempts', 0, 'webhook', ARGV[6])
   job = load(id)

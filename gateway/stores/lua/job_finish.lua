@@ -7,6 +7,7 @@ if redis.call('ZREM', line, job.id) == 1 and redis.call('ZCARD', line) == 0 then
   redis.call('LREM', turns_of(job.class), 0, job.tenant)
 end
 forget_entry(job.class, job.tenant, job.entry)
+redis.call('HINCRBY', ROOT .. ':counts', 'unfinished', -1)
 local now = now_ms()
 redis.call('HSET', job_key(job.id), 'state', ARGV[2], 'runner', '', 'finished_ms', now)
 redis.call('PEXPIRE', job_key(job.id), ARGV[3])

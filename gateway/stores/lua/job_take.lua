@@ -1,5 +1,5 @@
 -- Take jobs to run: first those whose runner fell silent or gave them back, then those that wait. Gives how many wait
--- after that, then id, attempt, …
+-- after that and how many have not ended, then id, attempt, …
 -- ARGV  1 runner, 2 its lease in ms, 3 how many.
 local RUNNER, LEASE_MS, COUNT = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local AGAINST_URGENCY = 10 -- every tenth turn, so that no class starves
@@ -59,4 +59,4 @@ end
 while count < COUNT and take_in_turn() do end
 local waiting = waiting_in_all()
 note_pace(now_ms(), fresh, waiting)
-return { waiting, unpack(taken) }
+return { waiting, tonumber(redis.call('HGET', ROOT .. ':counts', 'unfinished') or 0), unpack(taken) }

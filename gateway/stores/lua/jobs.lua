@@ -8,7 +8,7 @@
 --   <root>:tenants:<class>           set     tenants that have a stream
 --   <root>:pace                      hash    taken:<ten seconds>, ms:<ten seconds>, since: how fast jobs are taken
 --   <root>:hooks                     sorted set  when a message is due, in ms -> id
---   <root>:counts                    hash    entered, turns
+--   <root>:counts                    hash    entered and turns so far, unfinished now
 --
 -- A job's state is waiting -> taken -> running -> completed, failed or cancelled; from taken and running a release leads
 -- to released, where it stays a pending entry until it is claimed anew.
