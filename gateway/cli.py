@@ -22,6 +22,7 @@ VERBS = {
     "models": "gateway.commands.models:app",
     "report": "gateway.commands.report:app",
     "reconcile": "gateway.commands.reconcile:reconcile",
+    "plan": "gateway.commands.plan:plan",
     "drill": "gateway.commands.drill.burst:app",
 }
 

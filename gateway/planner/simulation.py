@@ -1,0 +1,285 @@
+"""
+A pool in virtual time: clients come, wait, are served, hang up; workers start and stop. No wall time anywhere.
+
+Events lie in a heap; equal times keep the order in which they were planned. All chance comes from the seed, so the same
+requests and the same plan replay exactly, whatever the machine.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from gateway.core.eta import LOOK_S
+from gateway.core.scheduling import Ticket
+from gateway.planner.engine import Pace
+from gateway.planner.engine import Sequence as Answer
+from gateway.planner.fleet import Fleet, Size, Worker
+from gateway.planner.foresight import Foresight
+from gateway.planner.load import Request
+from gateway.planner.queue import Entry, Limits, Spent, VirtualQueue
+from gateway.planner.stories import Ending, Story
+
+# A longer line is looked at less often: at this many tickets a second, as a gateway would that gives it 5 % of a core.
+LOOKED_AT_PER_S = 4000
+PROGRESS_EVENTS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """
+    What is simulated: workers, their engines, the limits of the line.
+
+    *hop_s* is how long it takes from a slot's coming free until the next request has reached the engine;
+    *credit_wait_s* how long a request with a slot waits for a worker with credit before it takes one without.
+    """
+
+    size: Size
+    pace: Pace = field(default_factory=Pace)
+    limits: Limits = field(default_factory=Limits)
+    hop_s: float = 0.002
+    credit_wait_s: float = 2.0
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The pool at one moment."""
+
+    at_s: float
+    waiting: int
+    in_flight: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What happened: a story per request, samples over time, and how engines spent theirs, in seconds."""
+
+    stories: Sequence[Story]
+    samples: Sequence[Sample]
+    ended_s: float
+    engine_busy_s: float
+    engine_wasted_s: float
+    engine_paid_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _InFlight:
+    """A request that has its slot: where it is, once it has been sent."""
+
+    story: Story
+    answer: Answer
+    worker: Worker | None = None
+    has_reached: bool = False
+
+
+class Simulation:
+    """One run over *requests*, which come in order of arrival. *progress* is told the part that is done, 0 to 1."""
+
+    def __init__(
+        self, requests: Sequence[Request], plan: Plan, progress: Callable[[float], None] = lambda _: None
+    ) -> None:
+        self._plan = plan
+        self._progress = progress
+        self._now_s = 0.0
+        self._order = count()
+        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._requests = requests
+        self._stories: dict[str, Story] = {}
+        self._open = len(requests)
+        self._enough: Callable[[Story], bool] = lambda _: False
+        self._is_enough = False
+        self._foresight = Foresight()
+        self._fleet = Fleet(plan.size, plan.pace, random.Random(f"fleet {plan.seed}"))  # noqa: S311
+        self._queue = VirtualQueue(plan.limits)
+        self._in_flight: dict[str, _InFlight] = {}
+        self._unsent: dict[str, _InFlight] = {}  # granted, but no worker has credit for the prompt yet
+        self._owners: dict[Answer, _InFlight] = {}
+        self._samples: list[Sample] = []
+        self._wasted_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Simulation [{self._open} open at {self._now_s:.1f} s, {self._queue!r}, {self._fleet!r}]>"
+
+    def run(self, enough: Callable[[Story], bool] = lambda _: False) -> Course:
+        """Run until every request has ended, or until *enough* says so of a request that has."""
+        self._enough = enough
+        for request in self._requests:
+            self._plan_event(request.at_s, self._arrive, request)
+        self._resize()
+        self._look(None)
+        while self._open and not self._is_enough:
+            self._now_s, number, act, of = heapq.heappop(self._events)
+            act(of)
+            if number % PROGRESS_EVENTS == 0:
+                self._progress(1 - self._open / len(self._requests))
+        return self._course()
+
+    # Clients.
+
+    def _arrive(self, request: Request) -> None:
+        ticket_id = str(len(self._stories))
+        story = self._stories[ticket_id] = Story(request, self._foresight.ticket(ticket_id, request))
+        entry = self._queue.enter(story.ticket, self._now_s)
+        story.expected_s = 0.0 if entry is Entry.GRANTED else self._expected_s(story.ticket)
+        if entry is Entry.REFUSED:
+            self._end(story, Ending.REFUSED)
+            return
+        if story.request.patience_s < math.inf:
+            self._plan_event(self._now_s + story.request.patience_s, self._lose_patience, story)
+        if entry is Entry.GRANTED:
+            self._grant(story)
+            self._send()
+
+    def _lose_patience(self, story: Story) -> None:
+        if story.first_s is not None or story.ended_s is not None:
+            return
+        if flight := self._in_flight.get(story.ticket.id):
+            self._cut_off(flight)
+        self._end(story, Ending.HUNG_UP)
+        self._free(story)
+
+    # Slots and workers.
+
+    def _grant(self, story: Story) -> None:
+        story.granted_s = self._now_s
+        answer = Answer(story.request.prompt_tokens, story.request.output_tokens)
+        self._in_flight[story.ticket.id] = self._unsent[story.ticket.id] = _InFlight(story, answer)
+
+    def _send(self) -> None:
+        """Give requests that have their slot to workers that have credit, in order; called after every change."""
+        while self._unsent:
+            flight = next(iter(self._unsent.values()))
+            is_impatient = self._now_s >= _granted_s(flight) + self._plan.credit_wait_s
+            worker = self._fleet.choose(flight.answer.prompt_tokens, needs_credit=not is_impatient)
+            if worker is None:
+                return
+            self._send_to(worker, flight)
+
+    def _send_to(self, worker: Worker, flight: _InFlight) -> None:
+        del self._unsent[flight.story.ticket.id]
+        flight.worker, flight.story.sent_s = worker, self._now_s
+        self._owners[flight.answer] = flight
+        worker.in_flight += 1
+        worker.work += flight.story.ticket.work
+        worker.prefill_tokens += flight.answer.prompt_tokens
+        self._plan_event(self._now_s + self._plan.hop_s, self._reach, flight)
+
+    def _reach(self, flight: _InFlight) -> None:
+        if flight.story.ended_s is None:
+            assert flight.worker, "only what was sent arrives"
+            flight.has_reached = True
+            flight.worker.engine.add(flight.answer, self._now_s)
+            self._plan_stretch(flight.worker)
+
+    def _plan_stretch(self, worker: Worker) -> None:
+        worker.version += 1
+        if worker.engine.ends_s is not None:
+            self._plan_event(worker.engine.ends_s, self._end_stretch, (worker, worker.version))
+
+    def _end_stretch(self, of: tuple[Worker, int]) -> None:
+        worker, version = of
+        if version != worker.version:
+            return
+        happened = worker.engine.end_stretch()
+        for answer in happened.first:
+            self._owners[answer].story.first_s = self._now_s
+            worker.prefill_tokens -= answer.prompt_tokens
+        for answer in happened.ended:
+            story = self._owners[answer].story
+            self._detach(self._in_flight[story.ticket.id])
+            self._end(story, Ending.SERVED)
+            self._foresight.learn(story.request)
+            self._free(story)
+        self._plan_stretch(worker)
+        self._send()
+
+    def _cut_off(self, flight: _InFlight) -> None:
+        """End the work on a request whose client left before the first token; what was done for it is wasted."""
+        self._unsent.pop(flight.story.ticket.id, None)
+        if flight.worker is None:
+            return
+        pace, answer = self._plan.pace, flight.answer
+        if flight.has_reached:
+            flight.worker.engine.abort(answer)
+        if answer.computed:
+            self._wasted_s += answer.computed / pace.prefill_tokens_per_s + pace.inter_token_s / pace.max_num_seqs
+        flight.worker.prefill_tokens -= answer.prompt_tokens
+        self._detach(flight)
+
+    def _detach(self, flight: _InFlight) -> None:
+        assert flight.worker, "only what was sent can be taken back"
+        flight.worker.in_flight -= 1
+        flight.worker.work -= flight.story.ticket.work
+        del self._owners[flight.answer]
+
+    def _free(self, story: Story) -> None:
+        self._queue.leave(story.ticket, self._now_s)
+        self._in_flight.pop(story.ticket.id, None)
+        self._admit()
+
+    def _admit(self) -> None:
+        for ticket in self._queue.grants(self._spent_by):
+            self._grant(self._stories[ticket.id])
+        self._send()
+
+    # The pool once a second, and when a worker is ready.
+
+    def _look(self, _: None) -> None:
+        for ticket in self._queue.look(self._now_s):
+            self._end(self._stories[ticket.id], Ending.REFUSED)
+        for ready_s in self._fleet.scale(self._now_s, self._queue.waiting + self._queue.in_flight):
+            self._plan_event(ready_s, self._resize, None)
+        self._resize()
+        queue = self._queue
+        self._samples.append(Sample(self._now_s, queue.waiting, queue.in_flight, queue.slots))
+        pause_s = max(LOOK_S, queue.waiting / LOOKED_AT_PER_S)
+        self._plan_event(self._now_s + pause_s, self._look, None)
+
+    def _resize(self, _: None = None) -> None:
+        self._fleet.refresh(self._now_s)
+        self._queue.expect(self._fleet.slots, self._fleet.coming(self._now_s))
+        self._admit()
+
+    # Accounts.
+
+    def _expected_s(self, ticket: Ticket) -> float | None:
+        return self._queue.forecast.newcomer(ticket, self._now_s).eta_s
+
+    def _spent_by(self, ticket: Ticket) -> Spent:
+        request = self._stories[ticket.id].request
+        return Spent(lambda now_s: self._spent(ticket.id, now_s), request.work)
+
+    def _spent(self, ticket_id: str, now_s: float) -> int:
+        """Tell the work done for a request so far: its prompt once it has been sent, twice the tokens it made."""
+        flight = self._in_flight[ticket_id]
+        if flight.worker is None:
+            return 0
+        return flight.story.request.prompt_tokens + 2 * flight.worker.engine.generated(flight.answer, now_s)
+
+    def _end(self, story: Story, ending: Ending) -> None:
+        story.ending, story.ended_s = ending, self._now_s
+        self._open -= 1
+        self._is_enough = self._is_enough or self._enough(story)
+
+    def _plan_event(self, at_s: float, act: Callable[[Any], None], of: object) -> None:
+        heapq.heappush(self._events, (at_s, next(self._order), act, of))
+
+    def _course(self) -> Course:
+        return Course(
+            stories=list(self._stories.values()),
+            samples=self._samples,
+            ended_s=self._now_s,
+            engine_busy_s=self._fleet.busy_s,
+            engine_wasted_s=self._wasted_s,
+            engine_paid_s=self._fleet.paid_s(self._now_s),
+        )
+
+
+def _granted_s(flight: _InFlight) -> float:
+    assert flight.story.granted_s is not None, "who is in flight was granted a slot"
+    return flight.story.granted_s
