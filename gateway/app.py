@@ -13,13 +13,15 @@ import structlog
 
 from gateway.control.api import control_app
 from gateway.core.credit import CreditMode
+from gateway.core.directory import SERVICE_CLASSES
+from gateway.core.prediction import Predictor
 from gateway.core.request import parse_chat
 from gateway.core.routing import slots
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
 from gateway.ports.queue import AdmissionQueue, Occupancy
 from gateway.serve import chat
-from gateway.serve.admission import Admission
+from gateway.serve.admission import Admission, WaitLimits
 from gateway.serve.agents import Agents
 from gateway.serve.authn import Authn
 from gateway.serve.edge import Edge
@@ -31,6 +33,7 @@ from gateway.serve.placement import Placement
 from gateway.serve.plane import Plane
 from gateway.serve.runner import RunnerRules
 from gateway.serve.upstream import Upstream, UpstreamLimits
+from gateway.serve.waiting import Waiting, WaitingRules
 from gateway.serve.webhooks import WebhookRules
 from gateway.serve.wire import ConnectionPool
 from gateway.settings import Settings
@@ -89,8 +92,11 @@ class Gateway:
         self._connections = ConnectionPool(
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
         )
-        self._admission = Admission(self._make_queue, self._roster, now_ms)
         self._placement = Placement(self._roster, wait_s_max=settings.upstream.credit_wait_s)
+        self._predictor = Predictor()
+        self._admission = self._make_admission()
+        rules = WaitingRules(settings.queue.headers_hold_s, settings.queue.keep_alive_s)
+        self._waiting = Waiting(self._admission, self._metrics, now_ms, rules)
         self._occupancy: dict[str, Occupancy] = {}
         self._housekeeping: asyncio.Task[None] | None = None
         self._objects = FileObjects(settings.objects_dir, free_bytes_min=settings.jobs.free_bytes_min, now_ms=now_ms)
@@ -109,6 +115,7 @@ class Gateway:
         await self._directory.start()
         await self._shipper.start()
         await self._roster.start()
+        await self._waiting.start()
         await self._lane.start()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
@@ -124,6 +131,7 @@ class Gateway:
             self._housekeeping.cancel()
             await asyncio.wait({self._housekeeping})
         await self._lane.aclose(max(0.0, self._drain_ends_s - time.monotonic()))
+        await self._waiting.aclose()
         self._objects.close()
         await self._admission.aclose()
         await self._roster.aclose()
@@ -156,7 +164,7 @@ class Gateway:
 
     def _make_queue(self, pool: str) -> AdmissionQueue:
         queue = self._settings.queue
-        local = MemoryQueue(pool, waiting_max=queue.waiting_max)
+        local = MemoryQueue(pool, waiting_max=queue.waiting_max, tenant_share=queue.tenant_share)
         if self._redis is None:
             return local
         shared = RedisQueue(
@@ -164,10 +172,20 @@ class Gateway:
             pool,
             owner=self._owner,
             waiting_max=queue.waiting_max,
+            tenant_share=queue.tenant_share,
             lease_s=queue.lease_s,
             store_timeout_s=queue.store_timeout_s,
         )
         return FallbackQueue(shared, local)
+
+    def _make_admission(self) -> Admission:
+        queue = self._settings.queue
+        waits, holds = queue.wait_s_max.model_dump(), queue.hold_s_max.model_dump()
+        limits = WaitLimits(
+            wait_s_max={known: waits[label] for label, known in SERVICE_CLASSES.items()},
+            hold_s_max={known: holds[label] for label, known in SERVICE_CLASSES.items()},
+        )
+        return Admission(self._make_queue, self._roster, self._placement, self._predictor, limits, now_ms)
 
     def _make_plane(self) -> Plane:
         settings, upstream = self._settings, self._settings.upstream
@@ -177,8 +195,9 @@ class Gateway:
             metering=Metering(self._spool, self._metrics, now_ms, rules),
             authn=Authn(self._directory, now_ms),
             directory=self._directory,
+            predictor=self._predictor,
+            waiting=self._waiting,
             admission=self._admission,
-            placement=self._placement,
             upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
             shares_prefix_cache=settings.shares_prefix_cache,
         )

@@ -24,12 +24,40 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class WaitSettings(_Section):
+    """How long a request may wait in line, by class; one that is expected to wait longer is refused at once."""
+
+    interactive: float = Field(300.0, gt=0, description="Seconds a request of this class may wait for its turn.")
+    standard: float = Field(900.0, gt=0, description="The same.")
+    batch: float = Field(3600.0, gt=0, description="The same.")
+
+
+class HoldSettings(_Section):
+    """How long a request waits for a pool that has no ready worker, by class; then it is refused with 503."""
+
+    interactive: float = Field(120.0, ge=0, description="Seconds a request of this class waits for a first worker.")
+    standard: float = Field(300.0, ge=0, description="The same.")
+    batch: float = Field(3600.0, ge=0, description="The same.")
+
+
 class QueueSettings(_Section):
     """The line in front of each pool."""
 
-    waiting_max: int = Field(10_000, ge=0, description="Tickets that may wait per pool; one more is refused with 429.")
+    waiting_max: int = Field(20_000, ge=0, description="Tickets that may wait per pool; one more is refused with 429.")
+    tenant_share: float = Field(0.5, gt=0, le=1, description="The part of those places that one tenant may fill.")
     lease_s: float = Field(3.0, gt=0.5, le=3.3, description="A gateway silent for this long loses tickets and slots.")
     store_timeout_s: float = Field(0.5, gt=0, description="A Redis call that takes longer counts as Redis being down.")
+    headers_hold_s: float = Field(
+        2.5,
+        gt=0,
+        le=2.7,
+        description="A stream that waits gets its headers after this long; refusals before keep theirs.",
+    )
+    keep_alive_s: float = Field(
+        10.0, gt=0, le=50, description="The longest silence of a stream that waits: proxies cut it off after 60 s."
+    )
+    wait_s_max: WaitSettings = WaitSettings()
+    hold_s_max: HoldSettings = HoldSettings()
 
 
 class UpstreamSettings(_Section):

@@ -3,6 +3,7 @@
 from math import ceil
 from typing import Any
 
+from gateway.core.directory import ServiceClass
 from gateway.core.outcome import Outcome
 from gateway.core.scheduling import Ticket
 from gateway.errors import Refused
@@ -43,6 +44,19 @@ def waited_too_long(pool: str, ticket: Ticket, waited_s: float) -> Refused:
     )
     limit = _limit("wait", "request", ticket.id, current=waited_s, allowed=waited_s, clears_in_s=None)
     return _refuse(Outcome.WAIT_TOO_LONG, message, limit)
+
+
+def no_worker(pool: str, service_class: ServiceClass, hold_s_max: float, eta_s: float | None) -> Refused:
+    """Refuse a request of a pool without a ready worker: one is expected in *eta_s*, or it has been held so long."""
+    limit = _limit("hold", "pool", pool, current=eta_s or hold_s_max, allowed=hold_s_max, clears_in_s=eta_s)
+    if eta_s is None:
+        message = f"No worker of the pool {pool!r} became ready within {hold_s_max:.0f} s, which is how long a request"
+    else:
+        limit["eta_s"] = round(eta_s, 1)
+        message = (
+            f"A worker of the pool {pool!r} is expected to be ready in {eta_s:.0f} s; {hold_s_max:.0f} s a request"
+        )
+    return _refuse(Outcome.NO_WORKER, f"{message} of the class {service_class.label} may wait for one.", limit)
 
 
 def _limit(

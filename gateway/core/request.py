@@ -25,7 +25,12 @@ _WHITESPACE = " \t\n\r"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """What the gateway knows of a chat completion. *body* is what goes to the engine; it is never logged."""
+    """
+    What the gateway knows of a chat completion. *body* is what goes to the engine; it is never logged.
+
+    *answer_tokens* is how long each of its *n* answers is expected to be, *cached_share* how much of its prompt the
+    engine is expected to have in its prefix cache (core/prediction.py).
+    """
 
     model: str
     is_stream: bool
@@ -35,17 +40,19 @@ class ChatRequest:
     n: int
     user: str | None
     body: bytes = field(repr=False)
+    answer_tokens: int = COMPLETION_TOKENS_GUESS
+    cached_share: float = 0.0
 
     @property
     def prompt_tokens(self) -> int:
         """Estimate the tokens an engine has to prefill."""
-        return len(self.body) // BYTES_PER_TOKEN
+        return round(len(self.body) // BYTES_PER_TOKEN * (1 - self.cached_share))
 
     @property
     def work(self) -> int:
         """Predict the tokens this request costs an engine: its prompt plus twice its completion (decode costs more)."""
-        completion = min(self.max_tokens or COMPLETION_TOKENS_GUESS, COMPLETION_TOKENS_GUESS)
-        return len(self.body) // BYTES_PER_TOKEN + 2 * completion * self.n
+        completion = min(self.answer_tokens, self.max_tokens or self.answer_tokens)
+        return self.prompt_tokens + 2 * completion * self.n
 
 
 def parse_chat(body: bytes, cache_salt: str | None) -> ChatRequest:

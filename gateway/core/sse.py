@@ -133,3 +133,21 @@ def strip_usage(frames: bytes, *, keep_final: bool) -> bytes:
 def error_event(body: bytes) -> bytes:
     """Frame an OpenAI error body as the event that ends a stream which has begun."""
     return b"data: " + body + b"\n\n"
+
+
+def answer_event(status: int, body: bytes) -> bytes:
+    """
+    Frame a whole answer as the end of a stream that has begun.
+
+    An engine's refusal becomes the event that SDKs raise as an error, whatever form it had: a JSON error is put on one
+    line, anything else is quoted. An answer that was not streamed although it was asked to be is one event and the end.
+    """
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = body.decode(errors="replace")
+    if status < 400:
+        return error_event(json.dumps(said).encode()) + DONE
+    if not (isinstance(said, dict) and "error" in said):
+        said = {"error": {"message": said, "type": None, "param": None, "code": status}}
+    return error_event(json.dumps({"error": said["error"]}, ensure_ascii=False).encode())

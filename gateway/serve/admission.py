@@ -1,79 +1,233 @@
-"""Places in line and places in flight: which pool's queue a request enters, and how many slots each pool has."""
+"""
+Places in line and places on workers: which pool's line a request enters, what its ticket says, how long it may wait.
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+A request that has its turn when no worker can serve it (the last one has just gone) goes back in line and waits on.
+"""
 
-from gateway.core.directory import Model
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from gateway.core.directory import Model, ServiceClass
+from gateway.core.eta import Place
 from gateway.core.outcome import Outcome
-from gateway.core.routing import slots
+from gateway.core.prediction import Predictor
+from gateway.core.refusals import no_worker
+from gateway.core.returns import Returns, mark
 from gateway.core.scheduling import Ticket
-from gateway.errors import Refused
-from gateway.ports.queue import AdmissionQueue
+from gateway.core.starts import Starts
+from gateway.errors import Refused, StoreUnavailable
+from gateway.ports.queue import AdmissionQueue, Whereabouts
 from gateway.ports.roster import Roster
+from gateway.serve.lines import PoolLine
 from gateway.serve.metering import MeterRecord
+from gateway.serve.placement import Place as WorkerPlace
+from gateway.serve.placement import Placement
 
 RETRY_WHEN_DRAINING_S = 1
+AGAIN_S = 0.25  # before a request that no worker could serve takes its turn again: as often as pools are counted anew
+CLIENT_ID_HEADER = b"x-client-request-id"
+CLIENT_ID_BYTES_MAX = 512  # as OpenAI has it; a longer one is not remembered
+IDEMPOTENCY_HEADER = b"idempotency-key"
+LEARN_EVERY = 4  # countings between two looks at workers that start
+
+
+@dataclass(frozen=True, slots=True)
+class WaitLimits:
+    """The most seconds that a request of each class may wait: in line, and in front of a pool without any worker."""
+
+    wait_s_max: Mapping[ServiceClass, float]
+    hold_s_max: Mapping[ServiceClass, float]
 
 
 class Admission:
     """
-    The queues of all pools, made as pools appear.
+    The lines of all pools, made as pools appear.
 
-    A pool has as many slots as its ready workers take requests at once; `resize` keeps the queues told.
+    A pool has as many slots as its ready workers take requests at once; `resize` keeps the lines told.
     """
 
-    def __init__(self, make_queue: Callable[[str], AdmissionQueue], roster: Roster, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        make_queue: Callable[[str], AdmissionQueue],
+        roster: Roster,
+        placement: Placement,
+        predictor: Predictor,
+        limits: WaitLimits,
+        now_ms: Callable[[], int],
+    ) -> None:
         self._make_queue = make_queue
-        self._now_ms = now_ms
         self._roster = roster
-        self.queues: dict[str, AdmissionQueue] = {}
+        self._placement = placement
+        self._predictor = predictor
+        self._limits = limits
+        self._now_ms = now_ms
+        self._lines: dict[str, PoolLine] = {}
+        self._waiting: dict[str, PoolLine] = {}  # by request id; those that wait here
+        self._ids: dict[tuple[str, bytes], str] = {}  # what callers call the requests that they have here
+        self._returns = Returns()
+        self._starts = Starts()
+        self._countings = 0
         self.is_draining = False
 
-    @asynccontextmanager
-    async def enter(self, model: Model, record: MeterRecord) -> AsyncIterator[None]:
-        """
-        Hold a slot of the model's pool while the block runs, after waiting for it.
+    @property
+    def queues(self) -> Mapping[str, AdmissionQueue]:
+        """Every pool's queue that there is so far."""
+        return {pool: line.queue for pool, line in self._lines.items()}
 
-        Raises Refused: NO_WORKER if the pool has no ready worker, QUEUE_FULL, DRAINING.
+    @asynccontextmanager
+    async def enter(self, model: Model, record: MeterRecord) -> AsyncIterator[WorkerPlace]:
         """
-        assert record.caller is not None, "a caller is identified before it is admitted"
-        assert record.request is not None, "a request is parsed before it is admitted"
+        Hold a slot of the model's pool, and a place on one of its workers, while the block runs; wait for both.
+
+        Raises Refused: QUEUE_FULL, WAIT_TOO_LONG, NO_WORKER if no worker came within the class's limit, DRAINING.
+        """
         if self.is_draining:
             message = "This gateway is shutting down. Retry at once: another one answers."
             raise Refused(Outcome.DRAINING, message, retry_after_s=RETRY_WHEN_DRAINING_S)
-        queue = await self._sized_queue(model.pool)
-        ticket = Ticket(
+        line = await self._line(model.pool)
+        with self._named(record):
+            async with AsyncExitStack() as stack:
+                with self._waits(line, record) as ticket:
+                    place = await self._place(stack, line, ticket, record)
+                try:
+                    yield place
+                finally:
+                    self._predictor.learn(record.admitted.tenant, record.parsed, record.seen)
+
+    async def _place(self, stack: AsyncExitStack, line: PoolLine, ticket: Ticket, record: MeterRecord) -> WorkerPlace:
+        """Enter a slot and then a place on a worker into *stack*, as often as it takes."""
+        service_class = ticket.service_class
+        self._check_start(line, service_class)
+        async with line.hold(service_class, self._limits.hold_s_max[service_class]) as hold:
+            while True:
+                await stack.enter_async_context(line.queue.slot(ticket, lambda: record.spent))
+                try:
+                    return await stack.enter_async_context(self._placement.place(line.pool, record.parsed))
+                except Refused:  # no worker that is ready has the model
+                    await stack.aclose()
+                    hold.begin()
+                    await asyncio.sleep(AGAIN_S)
+
+    def _check_start(self, line: PoolLine, service_class: ServiceClass) -> None:
+        """Refuse at once who would be held in vain: the next worker is known to be ready later than that."""
+        if line.has_capacity:
+            return
+        now_s, allowed_s = self._now_ms() / 1000, self._limits.hold_s_max[service_class]
+        at_s = min((coming.at_s for coming in self._starts.coming(line.pool, now_s)), default=now_s)
+        if at_s - now_s > allowed_s:
+            raise no_worker(line.pool, service_class, allowed_s, at_s - now_s)
+
+    # Tickets.
+
+    @contextmanager
+    def _waits(self, line: PoolLine, record: MeterRecord) -> Iterator[Ticket]:
+        """Make the ticket of a request that waits while the block runs; one that leaves it otherwise may come again."""
+        ticket = self._ticket(record)
+        self._waiting[record.id] = line
+        try:
+            yield ticket
+        except BaseException:
+            self._returns.note(_mark(record), ticket.arrived_ms - ticket.head_start_ms)
+            raise
+        finally:
+            del self._waiting[record.id]
+        record.granted_ms = self._now_ms()
+        record.queue_ms = record.granted_ms - ticket.arrived_ms
+
+    def _ticket(self, record: MeterRecord) -> Ticket:
+        caller, wishes, request = record.admitted, record.wished, record.parsed
+        now_ms = self._now_ms()
+        wait_s_max = self._limits.wait_s_max[wishes.service_class]
+        if wishes.wait_s_max is not None:
+            wait_s_max = min(wait_s_max, wishes.wait_s_max)
+        return Ticket(
             id=record.id,
-            tenant=record.caller.tenant,
-            service_class=record.caller.service_class,
-            work=record.request.work,
+            tenant=caller.tenant,
+            service_class=wishes.service_class,
+            user=request.user or caller.key,
+            work=request.work,
+            weight=caller.weight,
+            deadline_ms=now_ms + int(wait_s_max * 1000),
+            arrived_ms=now_ms,
+            head_start_ms=max(0, now_ms - self._first_arrival_ms(record, now_ms)),
         )
-        began_ms = self._now_ms()
-        async with queue.slot(ticket):
-            record.queue_ms = self._now_ms() - began_ms
+
+    def _first_arrival_ms(self, record: MeterRecord, now_ms: int) -> int:
+        """Tell when this request came for the first time: a job long ago, a retry when it was refused."""
+        known_ms = self._returns.take(_mark(record), now_ms) if len(self._returns) else None
+        return record.arrived_ms if known_ms is None else min(known_ms, record.arrived_ms)
+
+    # Who asks where a request stands.
+
+    def is_waiting(self, request_id: str) -> bool:
+        """Tell whether a request of this gateway waits: in line, or for a worker."""
+        return request_id in self._waiting
+
+    def place(self, request_id: str) -> Place | None:
+        """Tell where a request of this gateway stands in line, from memory; None if that is not known."""
+        line = self._waiting.get(request_id)
+        return line.queue.place(request_id) if line else None
+
+    async def find(self, tenant: str, name: str) -> tuple[str, Whereabouts] | None:
+        """Find a request of *tenant* at any gateway by its id, or at this one by what its caller calls it."""
+        request_id = self._ids.get((tenant, name.encode()), name)
+        here = self._waiting.get(request_id)
+        for line in [here] if here else list(self._lines.values()):
+            try:
+                found = await line.queue.whereabouts(request_id)
+            except StoreUnavailable:  # then this gateway knows its own requests only
+                continue
+            if found and found.tenant == tenant:
+                return request_id, found
+        return None
+
+    @contextmanager
+    def _named(self, record: MeterRecord) -> Iterator[None]:
+        """Know a request by its caller's own name for it while the block runs."""
+        name = record.headers.get(CLIENT_ID_HEADER, b"")
+        key = record.admitted.tenant, name
+        if not name or len(name) > CLIENT_ID_BYTES_MAX:
             yield
+            return
+        self._ids[key] = record.id
+        try:
+            yield
+        finally:
+            if self._ids.get(key) == record.id:  # the latest of several of one name has it
+                del self._ids[key]
+
+    # The lines.
 
     def resize(self) -> None:
-        """Tell every queue how many slots its pool has now."""
-        for pool, queue in self.queues.items():
-            queue.set_slots(slots(self._roster.views(pool)))
+        """Tell every line how many slots its pool has now, and which workers are starting. Four times a second."""
+        if self._countings % LEARN_EVERY == 0:
+            self._starts.look(self._roster.beats(), self._now_ms() / 1000)
+        self._countings += 1
+        for line in self._lines.values():
+            self._resize(line)
 
-    async def _sized_queue(self, pool: str) -> AdmissionQueue:
-        """Give the pool's queue, told how many slots there are; made and started at the pool's first request."""
-        count = slots(self._roster.views(pool))
-        if count == 0:
-            message = f"No worker of the pool {pool!r} is ready at the moment. Retry in a few seconds."
-            raise Refused(Outcome.NO_WORKER, message, retry_after_s=5)
-        queue = self.queues.get(pool)
-        is_new = queue is None
-        if queue is None:
-            queue = self.queues[pool] = self._make_queue(pool)
-        queue.set_slots(count)
+    def _resize(self, line: PoolLine) -> None:
+        line.resize(self._roster.views(line.pool), self._starts.coming(line.pool, self._now_ms() / 1000))
+
+    async def _line(self, pool: str) -> PoolLine:
+        """Give the pool's line, told how many slots there are; made and started at the pool's first request."""
+        line = self._lines.get(pool)
+        is_new = line is None
+        if line is None:
+            line = self._lines[pool] = PoolLine(pool, self._make_queue(pool))
+        if not line.has_capacity:
+            self._resize(line)
         if is_new:
-            await queue.start()  # its first word to a shared store carries the slots: what stands there may be old
-        return queue
+            await line.queue.start()  # its first word to a shared store carries the slots: what stands there may be old
+        return line
 
     async def aclose(self) -> None:
         """Close every queue."""
-        for queue in self.queues.values():
-            await queue.aclose()
+        for line in self._lines.values():
+            await line.queue.aclose()
+
+
+def _mark(record: MeterRecord) -> bytes:
+    return mark(record.admitted.key, record.parsed.body, record.headers.get(IDEMPOTENCY_HEADER, b""))

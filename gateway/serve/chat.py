@@ -6,6 +6,7 @@ from gateway.serve.http import Call, Reply
 from gateway.serve.metering import MeterRecord
 from gateway.serve.plane import Plane
 from gateway.serve.upstream import Answer
+from gateway.serve.wishes import read_wishes
 
 PATH = "/v1/chat/completions"
 
@@ -18,11 +19,12 @@ async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
     """
     async with plane.metering.open(call) as record:  # one event, however this ends
         record.caller = caller = plane.authn.identify(call.headers)  # 401
-        record.request = request = parse_chat(await call.body(), plane.cache_salt(caller))  # 400, 413
+        record.wishes = read_wishes(call.headers, caller.service_class)  # 400, 403
+        record.request = request = plane.foresee(caller, parse_chat(await call.body(), plane.cache_salt(caller)))  # 400
         record.model = model = plane.model(request.model)  # 404
         async with (
-            plane.admission.enter(model, record),  # 429 full, 503 draining or no worker
-            plane.placement.place(model.pool, request) as place,  # on a worker with credit; 503 none
+            plane.waiting.post(record, reply),  # from here on, the client of a stream is told how its wait goes
+            plane.admission.enter(model, record) as place,  # on a worker with credit; 429 full or late, 503 no worker
             plane.upstream.open(place, request, PATH, record.dispatch) as answer,  # 502, 504
         ):
             reply.describe(answer.worker, record.queue_ms)
@@ -38,7 +40,7 @@ async def relay(answer: Answer, record: MeterRecord, reply: Reply) -> None:
     request = record.request
     assert request is not None, "an answer belongs to a request"
     await record.opened()
-    await reply.begin_stream()
+    await reply.begin_answer()
     async for frames in answer.frames():
         record.observe(frames)
         kept = frames if request.continuous_usage else strip_usage(frames, keep_final=request.include_usage)

@@ -13,12 +13,11 @@ import structlog
 from gateway.core.ids import request_id
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
-from gateway.serve import agents, chat, models
+from gateway.serve import agents, chat, models, places
 from gateway.serve.agents import Agents
 from gateway.serve.health import Health
 from gateway.serve.http import Call, ClientGone, Receive, Reply, Scope, Send, run_until_client_leaves
-from gateway.serve.jobs import PREFIX as QUEUE_PREFIX
-from gateway.serve.jobs import Jobs
+from gateway.serve.jobs import RESULT, Jobs
 from gateway.serve.plane import Plane
 
 log = structlog.get_logger()
@@ -87,9 +86,15 @@ class Edge:
             await reply.refuse(Refused(Outcome.BUG, message))
 
     def _methods(self, path: str) -> dict[str, Any] | None:
-        if path.startswith(QUEUE_PREFIX):
-            return self._jobs.methods(path)
+        if path.startswith(places.PREFIX):
+            methods = self._jobs.methods(path)
+            return methods if path.endswith(RESULT) else methods | {"GET": self._serve_ticket}
         return {"GET": models.serve_model} if path.startswith(models.PREFIX) else self._paths.get(path)
+
+    async def _serve_ticket(self, call: Call, plane: Plane, reply: Reply) -> None:
+        """Answer for the request of an id while its client waits, else for the job of that id."""
+        if not await places.serve_place(call, plane, reply):
+            await self._jobs.serve(call, plane, reply)
 
     async def _handle(self, call: Call, reply: Reply) -> None:
         if call.path.startswith(agents.PREFIX):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol
 
 from gateway.core.outcome import Outcome
-from gateway.core.sse import error_event
+from gateway.core.sse import answer_event, error_event
 from gateway.errors import Refused
 
 Scope = MutableMapping[str, Any]
@@ -24,9 +24,10 @@ BODY_TIMEOUT_S = 60.0
 
 
 class Transport(Protocol):
-    """The part of asyncio's transport that a reply asks: whether the client is on its way out."""
+    """The part of asyncio's transport that a reply asks: is the client on its way out, does it read what it is sent."""
 
     def is_closing(self) -> bool: ...
+    def get_write_buffer_size(self) -> int: ...
 
 
 class ClientGone(Exception):  # noqa: N818
@@ -88,29 +89,58 @@ class Reply:
     """
     The answer on its way to the client. The first send fixes the status; errors after it become events.
 
-    *headers* may be added to until then.
+    *headers* may be added to until then. A stream may begin before there is an answer, to say how the wait goes:
+    `begin_stream`, then `say`, from whatever task, until the answer begins (*is_answered*).
     """
 
-    __slots__ = ("_send", "_transport", "has_begun", "headers", "is_stream")
+    __slots__ = ("_note", "_send", "_transport", "has_begun", "headers", "is_answered", "takes_comments")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
         extension = scope.get("extensions", {}).get(TRANSPORT_EXTENSION, {})
         self._transport: Transport | None = extension.get("transport")
+        self._note = b""
         self.has_begun = False
-        self.is_stream = False
+        self.is_answered = False
+        self.takes_comments = True
         self.headers: list[tuple[bytes, bytes]] = []
 
+    @property
+    def has_client(self) -> bool:
+        """Whether a client of its own is at the other end: a job's answer is collected, nobody watches it come."""
+        return self._transport is not None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that was sent so far has left: then the next word is sent without waiting."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
+
     def describe(self, worker: str, queue_ms: int | None) -> None:
-        """Say in headers which worker answers and how long the request waited for it."""
-        self.headers += [(b"x-sluice-worker", worker.encode()), (b"x-sluice-queue-ms", b"%d" % (queue_ms or 0))]
+        """Say which worker answers and how long the request waited: in headers, or if they are out, in a comment."""
+        if not self.has_begun:
+            self.headers += [(b"x-sluice-worker", worker.encode()), (b"x-sluice-queue-ms", b"%d" % (queue_ms or 0))]
+        elif self.takes_comments:
+            self._note = f": worker={worker} queue_ms={queue_ms or 0}\n\n".encode()
 
     async def begin_stream(self) -> None:
-        """Send status 200 and the headers of an event stream."""
-        self.is_stream = True
+        """Send status 200 and the headers of an event stream, unless they are out."""
+        if self.has_begun:
+            return
         self.headers += [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         self.headers.append((b"x-accel-buffering", b"no"))  # nginx would hold events back
         await self._begin(200)
+
+    async def say(self, words: bytes) -> None:
+        """Send *words* of a stream that has begun and is not answered yet. Does not wait if `is_read`."""
+        await self._send({"type": "http.response.body", "body": words, "more_body": True})
+
+    async def begin_answer(self) -> None:
+        """Begin the stream unless it has, and with it the answer: what comes now is the engine's."""
+        self.is_answered = True
+        await self.begin_stream()
+        if self._note:
+            await self.send(self._note)
 
     async def send(self, frames: bytes) -> None:
         """
@@ -124,10 +154,15 @@ class Reply:
 
     async def finish(self, last: bytes = b"") -> None:
         """Send what is *last* and end the reply."""
+        self.is_answered = True
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def answer(self, status: int, body: bytes, content_type: bytes = b"application/json") -> None:
-        """Send a whole reply at once."""
+        """Send a whole reply at once; as the last event of a stream if one has begun."""
+        if self.has_begun:
+            await self.finish(self._note + answer_event(status, body))
+            return
+        self.is_answered = True
         self.headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
         await self._begin(status)
         await self.finish(body)
@@ -141,6 +176,8 @@ class Reply:
             self.headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after_s))))
         if refusal.should_retry is not None:
             self.headers.append((b"x-should-retry", b"true" if refusal.should_retry else b"false"))
+        if refusal.limit and (eta_s := refusal.limit.get("eta_s")) is not None:
+            self.headers.append((b"x-sluice-eta-s", b"%.1f" % eta_s))
         await self.answer(refusal.outcome.status, refusal.body())
 
     async def _begin(self, status: int) -> None:

@@ -22,6 +22,7 @@ from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.journal import Spool
 from gateway.serve.authn import Caller
 from gateway.serve.http import Call, ClientGone
+from gateway.serve.wishes import Wishes
 from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -52,6 +53,8 @@ class Metering:
     def ended(self, event: MeterEvent, error: BaseException | None, *, is_known: bool) -> None:
         """Count and log a request that ended; *is_known* tells whether its model is declared."""
         self.metrics.count(event, is_known=is_known)
+        if isinstance(error, Refused):
+            self.metrics.count_refusal(error.code, event.service_class)
         _log(event, error)
 
 
@@ -75,15 +78,50 @@ class MeterRecord:
         self._progress_ms = 0
         self._first_byte_ms: int | None = None
         self.caller: Caller | None = None
+        self.wishes: Wishes | None = None
         self.request: ChatRequest | None = None
         self.model: Model | None = None
         self.queue_ms: int | None = None
+        self.granted_ms: int | None = None
         self.seen = Usage()
         self.delivered = Usage()
 
     @property
     def id(self) -> str:
         return self._call.id
+
+    @property
+    def arrived_ms(self) -> int:
+        return self._call.arrived_ms
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return self._call.headers
+
+    @property
+    def admitted(self) -> Caller:
+        """The caller of a request that has come past the door."""
+        assert self.caller is not None, "a caller is identified before its request is admitted"
+        return self.caller
+
+    @property
+    def wished(self) -> Wishes:
+        """What its caller wishes of the queue."""
+        assert self.wishes is not None, "wishes are read before a request is admitted"
+        return self.wishes
+
+    @property
+    def parsed(self) -> ChatRequest:
+        """The request, which by now has been parsed."""
+        assert self.request is not None, "a request is parsed before it is admitted"
+        return self.request
+
+    @property
+    def spent(self) -> int:
+        """The work done for it so far, in the tokens of a ticket's: the prompt from its dispatch on, then as seen."""
+        if self.seen.total:
+            return self.seen.prompt - self.seen.cached + 2 * self.seen.completion
+        return self.parsed.prompt_tokens if self._attempts else 0
 
     async def __aenter__(self) -> Self:
         self._metering.metrics.in_flight.inc()
@@ -155,7 +193,7 @@ class MeterRecord:
         """
         if body is not None:
             self._first_byte_ms = self._metering.now_ms()
-            self.delivered = last_usage(body) or Usage() if status < 400 else Usage()
+            self.seen = self.delivered = last_usage(body) or Usage() if status < 400 else Usage()
         outcome = Outcome.COMPLETED if status < 400 else Outcome.ENGINE_REFUSED
         await self._close(self._event(outcome, status, Flag.EXACT if self.delivered.total else Flag.NONE))
 
@@ -181,7 +219,7 @@ class MeterRecord:
             pool=self.model.pool if self.model else "",
             worker=self._worker,
             gateway=self._metering.rules.gateway,
-            service_class=caller.service_class.label if caller else "",
+            service_class=_service_class(caller, self.wishes),
             outcome=outcome.label,
             status=status,
             flag=flag.value,
@@ -201,6 +239,13 @@ class MeterRecord:
 
 def _unrecordable(error: StoreUnavailable) -> Refused:
     return Refused(Outcome.SPOOL_UNAVAILABLE, f"Usage cannot be recorded here now: {error}", retry_after_s=5)
+
+
+def _service_class(caller: Caller | None, wishes: Wishes | None) -> str:
+    """Give the class that the request had in line: what was wished, else what its caller may have."""
+    if wishes:
+        return wishes.service_class.label
+    return caller.service_class.label if caller else ""
 
 
 def _ending(error: BaseException | None) -> tuple[Outcome, int]:

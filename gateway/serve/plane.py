@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 from gateway.core.directory import Model
 from gateway.core.outcome import Outcome
+from gateway.core.prediction import Predictor
+from gateway.core.request import ChatRequest
 from gateway.errors import Refused
 from gateway.ports.directory import DirectoryReader
 from gateway.serve.admission import Admission
 from gateway.serve.authn import Authn, Caller
 from gateway.serve.metering import Metering
-from gateway.serve.placement import Placement
 from gateway.serve.upstream import Upstream
+from gateway.serve.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,9 @@ class Plane:
     metering: Metering
     authn: Authn
     directory: DirectoryReader
+    predictor: Predictor
+    waiting: Waiting
     admission: Admission
-    placement: Placement
     upstream: Upstream
     shares_prefix_cache: bool
 
@@ -36,3 +39,7 @@ class Plane:
     def cache_salt(self, caller: Caller) -> str | None:
         """Give what keeps this tenant's prefix cache apart from the others', or None where it is shared."""
         return None if self.shares_prefix_cache else caller.tenant
+
+    def foresee(self, caller: Caller, request: ChatRequest) -> ChatRequest:
+        """Give *request* with what its answer is expected to take, going by this tenant's answers so far."""
+        return self.predictor.foresee(caller.tenant, request)

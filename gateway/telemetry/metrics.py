@@ -18,6 +18,7 @@ UNKNOWN = "unknown"  # the label of what is not declared: a stranger cannot make
 # From a cache hit on a small model to a queue of minutes.
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
+_ETA_ERROR_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _WAIT_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -44,6 +45,14 @@ class Metrics:
         )
         self._wait = Histogram(
             "sluice_queue_wait_seconds", "Time in the queue.", ["pool", "class"], buckets=_WAIT_BUCKETS_S, registry=r
+        )
+        self._refusals = Counter("sluice_refusals", "Requests refused here.", ["code", "class"], registry=r)
+        self._eta_error = Histogram(
+            "sluice_queue_eta_error_ratio",
+            "How far the first expected wait that was told missed the true one, as a part of that.",
+            ["pool"],
+            buckets=_ETA_ERROR_BUCKETS,
+            registry=r,
         )
         self._jobs = Counter("sluice_jobs", "Jobs ended.", ["outcome"], registry=r)
         self._webhooks = Counter("sluice_webhooks", "Tries to send a webhook.", ["outcome"], registry=r)
@@ -75,6 +84,15 @@ class Metrics:
     def count_worker_failure(self, worker: str) -> None:
         """Count a try that *worker* failed."""
         self._worker_failures.labels(worker).inc()
+
+    def count_refusal(self, code: str | None, service_class: str) -> None:
+        """Count a request that was refused with an error *code*."""
+        self._refusals.labels(code or UNKNOWN, service_class or UNKNOWN).inc()
+
+    def observe_eta(self, pool: str, eta_s: float, waited_s: float) -> None:
+        """Take an expected wait and what it came to; of less than a second it tells nothing."""
+        if waited_s >= 1:
+            self._eta_error.labels(pool).observe(abs(eta_s - waited_s) / waited_s)
 
     def count_job(self, outcome: str) -> None:
         """Count a job that ended: completed, failed or cancelled."""

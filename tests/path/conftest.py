@@ -45,7 +45,8 @@ class Path:
 
     async def events(self):
         """Give all meter events, once the Journal has every one."""
-        while self.gateway._shipper.backlog_events or self.gateway._spool._pending:
+        await self.gateway._spool.flush()
+        while self.gateway._shipper.backlog_events:
             await asyncio.sleep(0.01)
         with self.gateway._database.reading() as connection:
             rows = connection.exec_driver_sql("SELECT * FROM meter_events").mappings()

@@ -106,16 +106,6 @@ async def test_a_hung_worker_holds_nobody_longer_than_its_limit(start_path, conn
         assert (await only_event(path))["attempts"] == 2
 
 
-async def test_without_a_ready_worker_the_answer_is_503_with_a_time_to_retry(start_path):
-    async with start_path(count=0) as path, httpx.AsyncClient() as client:
-        headers = {"authorization": f"Bearer {path.key}"}
-        answer = await client.post(f"{path.url}/v1/chat/completions", json=BODY, headers=headers)
-        assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "no_worker"
-        assert 1 <= int(answer.headers["retry-after"]) <= 60
-        assert (await only_event(path))["outcome"] == "no_worker"
-
-
 async def test_a_full_line_is_429_and_loses_nobody_who_waits(start_path, connections):
     async with start_path(count=1, queue={"waiting_max": 1}) as path:
         await path.beat(0, max_seqs=1)

@@ -27,7 +27,7 @@ class Ending:
     @property
     def is_finished(self) -> bool:
         """The client has its whole answer: a body, or a stream up to [DONE]."""
-        is_stream = self.body.startswith(b"data:")
+        is_stream = not self.body.startswith(b"{")
         return self.status == 200 and self.is_whole and (self.body.endswith(DONE) or not is_stream)
 
     @property
