@@ -153,3 +153,64 @@ async def test_a_ticket_cancelled_between_its_grant_and_the_loss_of_redis_is_lef
     assert "[0 in flight, 0 waiting" in repr(queue)
     await queue.aclose()
     await client.aclose()
+
+
+async def test_a_burst_is_back_in_one_order_within_two_seconds_of_redis_return(redis_server, gateways):
+    """Two gateways, three hundred waiting. At the end tenants take turns over both again, each first come first."""
+    queues = [await gateways(slots=4), await gateways(slots=4)]
+    log: asyncio.Queue[str] = asyncio.Queue()
+    visitors = []
+    for n in range(150):
+        for side, queue in enumerate(queues):
+            visitors.append(Visitor(queue, ticket(f"{side}-{n:03}", f"tenant-{side}"), log))
+    redis_server.kill()
+    await asyncio.gather(*(until(lambda queue=queue: _is_degraded(queue, True)) for queue in queues))
+    by_id = {visitor.ticket.id: visitor for visitor in visitors}
+    for _ in range(30):
+        await by_id[await log.get()].leave()
+    redis_server.start()
+    returned_s = time.monotonic()
+    await asyncio.gather(*(until(lambda queue=queue: _is_complete(queue, 300 - 30)) for queue in queues))
+    assert time.monotonic() - returned_s < 2.0
+    order = []
+    while len(order) < 270:
+        order.append(await log.get())
+        await by_id[order[-1]].leave()
+    for side in "01":
+        own = [name for name in order if name.startswith(side)]
+        assert own == sorted(own)
+    turns = [name[0] for name in order[20:220]]
+    assert abs(turns.count("0") - turns.count("1")) <= 4
+    assert max(len(run) for run in "".join(turns).replace("01", "0 1").replace("10", "1 0").split()) <= 4
+
+
+async def _is_complete(queue, requests: int) -> bool:
+    """Whether the queue shares one line with the other, in which all requests stand."""
+    if queue.is_degraded:
+        return False
+    occupancy = await queue.occupancy()
+    return not queue.is_degraded and occupancy.in_flight + occupancy.waiting == requests
+
+
+async def test_places_are_told_from_the_line_that_one_waits_in(redis_server, gateways):
+    """And whoever waits for a look when Redis goes is not left waiting for one that never comes."""
+    queue = await gateways(slots=1)
+    visitors = await enter_in_order(queue, [ticket(f"t{n}") for n in range(3)])
+    async with asyncio.timeout(10):
+        while queue.place("t2") is None:
+            await queue.looked()
+        assert queue.place("t2").position == 2
+        looked = asyncio.create_task(queue.looked())
+        redis_server.kill()
+        try:
+            await until(lambda: _is_degraded(queue, True))
+            await looked
+            while queue.place("t2") is None:
+                await queue.looked()
+            assert queue.place("t2").position == 2
+            assert (await queue.whereabouts("t1")).is_waiting
+        finally:
+            redis_server.start()
+        await until(lambda: _is_degraded(queue, False))
+    for visitor in visitors:
+        await visitor.leave()
