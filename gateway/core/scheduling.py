@@ -35,6 +35,7 @@ from gateway.core.turns import Turns
 WEIGHT_MAX = 100
 UNITS_PER_TOKEN = 100  # of a charge, so that it is a whole number whatever the weight
 NO_DEADLINE_MS = 2**53 - 1  # the largest whole number that Lua can count with
+_BY_URGENCY = tuple(ServiceClass)  # iterating over an Enum itself takes several times as long
 RESERVED_PERCENT = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 10, ServiceClass.BATCH: 5}
 
 
@@ -179,18 +180,20 @@ class Line:
         return self._places.get(place.ticket.id) is place
 
     def _class_in_turn(self) -> ServiceClass | None:
-        waiting = [c for c in ServiceClass if len(self._classes[c])]
+        waiting = [c for c in _BY_URGENCY if self._classes[c].waiting]
         behind = [c for c in waiting if self._owed[c] > 0]
         return next(iter(behind or waiting), None)
 
     def _note_share(self, served: ServiceClass, work: int) -> None:
         """Keep the books on reserves: *served*, which waited, was granted *work*; those that still wait fall behind."""
-        is_most_urgent = not any(len(self._classes[c]) for c in ServiceClass if c < served)
-        for c in ServiceClass:
-            if not len(self._classes[c]) or (c is served and is_most_urgent):
+        is_most_urgent = True  # among those that wait, down to the class at hand
+        for c in _BY_URGENCY:
+            is_waiting = self._classes[c].waiting > 0
+            if not is_waiting or (c is served and is_most_urgent):
                 self._owed[c] = 0
             else:
                 self._owed[c] += RESERVED_PERCENT[c] * work - (100 * work if c is served else 0)
+            is_most_urgent = is_most_urgent and not is_waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ class _ClassLine:
 
     _turns: Turns = field(default_factory=Turns)
     _tenants: dict[str, "_TenantLine"] = field(default_factory=dict)
-    _waiting: int = 0
+    waiting: int = 0
 
     def enter(self, place: _Place) -> None:
         tenant = place.ticket.tenant
@@ -215,7 +218,7 @@ class _ClassLine:
             self._turns.join(tenant, place.number)
             self._tenants[tenant] = _TenantLine()
         self._tenants[tenant].enter(place)
-        self._waiting += 1
+        self.waiting += 1
 
     def leave(self, place: _Place, is_waiting: Callable[[_Place], bool]) -> None:
         tenant = place.ticket.tenant
@@ -250,13 +253,13 @@ class _ClassLine:
         return len(self._tenants[tenant]) if tenant in self._tenants else 0
 
     def _note_gone(self, tenant: str) -> None:
-        self._waiting -= 1
+        self.waiting -= 1
         if not len(self._tenants[tenant]):
             del self._tenants[tenant]
             self._turns.leave(tenant)
 
     def __len__(self) -> int:
-        return self._waiting
+        return self.waiting
 
 
 @dataclass(slots=True)
