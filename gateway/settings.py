@@ -98,7 +98,7 @@ class SpoolSettings(_Section):
 class JobSettings(_Section):
     """The async lane: requests that are taken in for later."""
 
-    concurrency: int = Field(64, ge=1, description="Jobs that one gateway runs at once.")
+    concurrency: int = Field(64, ge=1, le=1000, description="Jobs that one gateway runs at once.")
     waiting_max: int = Field(100_000, ge=0, description="Jobs that may wait per pool; one more is refused with 429.")
     limit_s: float = Field(86_400, ge=1, le=86_400, description="A job that could not be served for this long fails.")
     attempts_max: int = Field(3, ge=1, description="Runs of a job that its workers or gateways fail.")

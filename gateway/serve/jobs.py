@@ -108,15 +108,16 @@ class Jobs:
         """Take *call* in as a job, or refuse it as its endpoint would; answers 202 with the ticket."""
         async with plane.metering.open(call) as record:
             record.caller = caller = plane.authn.identify(call.headers)  # 401
+            record.wishes = read_wishes(call.headers, caller.service_class)  # 400, 403
             record.request = request = self._endpoints[call.path].parse(await call.body(), plane.cache_salt(caller))
             record.model = plane.model(request.model)  # 404
-            view = await self.take_in(call, record)  # 400, 403, 409, 429, 503
+            view = await self.take_in(call, record)  # 400, 409, 429, 503
         reply.headers += [(b"location", _status_url(view.id).encode()), (b"preference-applied", b"respond-async")]
         await self._answer(reply, view, 202)
 
     async def take_in(self, call: Call, record: MeterRecord) -> JobView:
         """
-        Make a job of *call*, whose *record* knows caller, request and model; the event is the job's from then on.
+        Make a job of *call*, whose *record* knows all of it up to its model; the event is the job's from then on.
 
         For endpoints that have other words than `submit` for the same thing.
         """
@@ -172,14 +173,11 @@ class Jobs:
         return await asyncio.shield(task)
 
     async def _job(self, call: Call, record: MeterRecord) -> Job:
-        caller, request, model = record.caller, record.request, record.model
-        assert caller is not None, "a caller is identified before its request becomes a job"
-        assert request is not None, "a request is parsed before it becomes a job"
+        caller, model = record.admitted, record.model
         assert model is not None, "a model is found before a request for it becomes a job"
         webhook_url = call.headers.get(WEBHOOK_HEADER.lower().encode(), b"").decode("latin-1").strip()
         if webhook_url:
             await self._webhooks.check(webhook_url)
-        service_class = read_wishes(call.headers, caller.service_class).service_class.label
         return Job(
             id=call.id,
             path=call.path,
@@ -187,10 +185,10 @@ class Jobs:
             project=caller.project,
             key=caller.key,
             key_digest=digest(bearer(call.headers)),
-            service_class=service_class,
+            service_class=record.wished.service_class.label,
             model=model.name,
             pool=model.pool,
-            is_stream=request.is_stream,
+            is_stream=record.parsed.is_stream,
             arrived_ms=call.arrived_ms,
             idempotency_key=_idempotency_key(call),
             webhook_url=webhook_url,

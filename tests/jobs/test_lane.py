@@ -15,6 +15,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.redis
 
+IMPATIENT = {"hold_s_max": {"standard": 0.1}}
 LONG = BODY | {"max_tokens": 4000}
 
 
@@ -196,7 +197,7 @@ async def test_a_job_whose_workers_always_fail_ends_as_failed_and_costs_nothing(
 
 
 async def test_a_job_waits_for_a_worker_as_long_as_its_limit_and_then_fails(start_lane):
-    async with start_lane(count=0, jobs={"limit_s": 1, "lease_s": 1}) as (path, client):
+    async with start_lane(count=0, jobs={"limit_s": 1, "lease_s": 1}, queue=IMPATIENT) as (path, client):
         ticket = await client.ticket()
         await client.until(ticket, "failed")
         result = await client.result(ticket)
@@ -204,8 +205,8 @@ async def test_a_job_waits_for_a_worker_as_long_as_its_limit_and_then_fails(star
         assert (await only_event(path))["completion_tokens"] == 0
 
 
-async def test_a_job_waits_for_a_worker_and_is_run_when_one_comes(start_lane):
-    async with start_lane(count=1) as (path, client):
+async def test_a_job_is_given_back_while_no_worker_comes_and_run_when_one_does(start_lane):
+    async with start_lane(count=1, queue=IMPATIENT) as (path, client):
         await path.gateway._roster.forget("w0")
         ticket = await client.ticket()
         await until(lambda: path.gateway._lane.runner._paused_until_s)
