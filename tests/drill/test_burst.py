@@ -69,36 +69,15 @@ def test_the_file_has_what_was_printed_and_the_picture_can_be_read(burst):
 
 
 def test_one_gateway_drills_without_redis_and_prints_tables(tmp_path):
-    argv = [
-        SLUICE,
-        "drill",
-        "burst",
-        "--self-contained",
-        "--users",
-        "5",
-        "--over",
-        "0.2",
-        "--calm",
-        "0",
-        "--gateways",
-        "1",
-    ]
-    process = Process("drill", argv, tmp_path / "drill.log")
-    process.spawn()
+    few = ("--users", "5", "--over", "0.2", "--calm", "0", "--output-tokens", "1")
+    process = start_drill(tmp_path, "--self-contained", "--gateways", "1", *few)
     process.wait_until("done", lambda: "duration, s" in process.tail(100), 30)
     assert "Redis operations per request              0.0" in process.tail(100)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_mid_burst_leaves_no_child_and_no_folder(number, tmp_path):
-    environ = {"TMPDIR": str(tmp_path)}
-    process = Process(
-        "drill",
-        [SLUICE, "drill", "burst", *SMALL, "--capacity", "5", "--gateways", "2"],
-        tmp_path / "drill.log",
-        environ,
-    )
-    process.spawn()
+    process = start_drill(tmp_path, *SMALL, "--capacity", "5", "--gateways", "2")
     process.wait_until("under way", lambda: "users within" in process.tail(), 30)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) == 4, "Redis, two gateways, one process with workers"
@@ -108,3 +87,10 @@ def test_a_signal_in_mid_burst_leaves_no_child_and_no_folder(number, tmp_path):
     assert time.monotonic() - began_s < 10
     assert not [child for child in children if child.is_running()]
     assert not list(tmp_path.glob("sluice-drill-*"))
+
+
+def start_drill(folder, *options):
+    argv = [SLUICE, "drill", "burst", *options]
+    process = Process("drill", argv, folder / "drill.log", {"TMPDIR": str(folder)})
+    process.spawn()
+    return process

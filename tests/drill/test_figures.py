@@ -28,11 +28,12 @@ def figured(*stories, **seen):
         "stories": stories,
         "began_s": 0.0,
         "ended_s": 100.0,
-        "wait_limit_s": 50.0,
+        "wait_limits_s": {"standard": 50.0},
         "waiting_max": 0,
         "client_lag_s_max": 0.0,
         "removal_ms": (),
         "gateways": 1,
+        "drill_cpu_s": 0.0,
     }
     return figures(Observed(**observed | seen))
 
@@ -76,6 +77,7 @@ def test_an_eta_is_compared_from_the_tenth_second_on_with_the_wait_that_was_left
         story(Ending.LEFT, ended_s=33.0, places=told),
     )
     assert (result["etas_compared"], result["eta_error_mean"], result["eta_bias_mean"]) == (2, 0.5, 0.0)
+    assert result["eta_by_class"]["standard"] == {"eta_error_mean": 0.5, "eta_bias_mean": 0.0}
 
 
 def test_without_etas_and_tickets_to_follow_nothing_is_claimed():

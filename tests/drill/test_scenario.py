@@ -55,12 +55,13 @@ def test_a_flooding_tenant_asks_for_so_many_times_as_much_as_each_other():
 
 @pytest.mark.parametrize("rate", [1, 7.5, 60, 200])
 def test_a_fleet_serves_the_rate_it_was_made_for(rate):
-    fleet = fleet_for(rate, 2.0, prompt_tokens=200, output_tokens=16)
-    step_s = fleet.inter_token_s + rate / fleet.workers * fleet.inter_token_s * 200 / fleet.prefill_tokens_per_s
+    fleet = fleet_for(rate, 2.0, load_s=0, prompt_tokens=200, output_tokens=16)
+    prefill_share = rate / fleet.workers * 200 / fleet.prefill_tokens_per_s  # of a worker's time
+    steps_per_s = (1 - prefill_share) / fleet.inter_token_s
     assert fleet.added == fleet.workers
-    assert fleet.workers * SEQS / (16.5 * step_s) == pytest.approx(rate, rel=0.1)
+    assert fleet.workers * SEQS * steps_per_s / 17 == pytest.approx(rate)
 
 
 def test_prompts_that_leave_no_time_for_answers_are_refused():
     with pytest.raises(InvalidInput, match="--prompt-tokens"):
-        fleet_for(60, 1.0, prompt_tokens=1_000_000, output_tokens=16)
+        fleet_for(60, 1.0, load_s=0, prompt_tokens=1_000_000, output_tokens=16)

@@ -42,7 +42,7 @@ def run(drill, installation, *options, token=ADMIN_TOKEN):
 
 def test_a_gateway_with_simulated_workers_is_drilled_and_left_as_it_was(drill, installation):
     status, result, errors = run(drill, installation)
-    assert status == 0, errors
+    assert status == 0, (errors, result)
     assert (result["served"], result["lost"]) == (20, 0)
     assert result["redis_ops_per_request"] is None, "nobody watched a Redis that may not be ours"
     tenants = [tenant for tenant in installation.sluice_json("tenants", "list") if tenant["id"].startswith("drill-")]
@@ -58,7 +58,7 @@ def test_a_given_key_is_used_for_all(drill, installation):
     installation.sluice("tenants", "create", "Own", "--service-class", "interactive")
     key = installation.sluice_json("keys", "create", "--tenant", "own")["key"]
     status, result, errors = run(drill, installation, "--key", key)
-    assert status == 0, errors
+    assert status == 0, (errors, result)
     assert list(result["tenants"]) == ["tenant-1"]
 
 

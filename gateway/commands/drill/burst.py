@@ -14,10 +14,13 @@ from gateway.commands.drill.options import (
     allow_files,
     capacity_in_words,
     check_belongs,
+    check_numbers,
     check_writable,
     factor,
     own_stage,
     shares,
+    time_to_end,
+    wait_limits,
 )
 from gateway.commands.drill.picture import picture
 from gateway.commands.drill.run import Plan, run
@@ -26,6 +29,9 @@ from gateway.commands.drill.screen import Screen, print_result
 from gateway.commands.output import Format, print_json
 from gateway.commands.records import Home
 
+LONG_S = 3600.0
+# As means: drawn lengths are up to eight times that, and prompt and answer share the simulated context of 65,536.
+PROMPT_TOKENS_MAX, OUTPUT_TOKENS_MAX = 6000, 2000
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 app = typer.Typer(help="Bursts of real clients against simulated workers, before the day comes.", no_args_is_help=True)
@@ -42,22 +48,28 @@ def burst(
     spike: Annotated[
         str, typer.Option(help="Demand against the base rate: users / over / spike requests/s come in the calm before.")
     ] = "300x",
-    over: Annotated[float, typer.Option(min=0.1, help="Seconds within which they come.")] = 30.0,
-    calm: Annotated[float, typer.Option(min=0, help="Seconds at the base rate before the burst.")] = 5.0,
+    over: Annotated[float, typer.Option(min=0.1, max=LONG_S, help="Seconds within which they come.")] = 30.0,
+    calm: Annotated[float, typer.Option(min=0, max=LONG_S, help="Seconds at the base rate before the burst.")] = 5.0,
     tenants: Annotated[int, typer.Option(min=1, help="Tenants, of equal weight, that they belong to.")] = 20,
     flood: Annotated[str, typer.Option(help="The first tenant asks for so many times as much as each other.")] = "1x",
     classes: Annotated[
         str, typer.Option(help="Shares of the classes of service.")
     ] = "interactive=20,standard=70,batch=10",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Mean length of a prompt, log-normal.")] = 200,
-    output_tokens: Annotated[int, typer.Option(min=1, help="Mean length of an answer, log-normal.")] = 16,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=PROMPT_TOKENS_MAX, help="Mean length of a prompt, log-normal.")
+    ] = 200,
+    output_tokens: Annotated[
+        int, typer.Option(min=1, max=OUTPUT_TOKENS_MAX, help="Mean length of an answer, log-normal.")
+    ] = 16,
     hangups: Annotated[
         float, typer.Option(min=0, max=1, help="Share of users that leave after 4 to 12 s of waiting.")
     ] = 0.05,
     patience: Annotated[
         float | None, typer.Option(min=0.1, help="Median seconds that users wait, log-normal. Default: for ever.")
     ] = None,
-    wait_limit: Annotated[float, typer.Option(min=1, help="Seconds after which a user that waits is starved.")] = 600.0,
+    end_after: Annotated[
+        float | None, typer.Option(min=1, help="Seconds after the last arrival at which the drill ends in any case.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same users.")] = 1,
     self_contained: Annotated[
         bool, typer.Option("--self-contained", help="Bring up gateways and simulated workers, and end them.")
@@ -73,7 +85,9 @@ def burst(
         typer.Option(min=0, help="With --self-contained: more workers after this part of users / capacity seconds."),
     ] = None,
     scale_to: Annotated[str, typer.Option(help="With --scale-at: the capacity from then on.")] = "2x",
-    cold_start: Annotated[float, typer.Option(min=0, help="With --scale-at: seconds that they load before.")] = 10.0,
+    cold_start: Annotated[
+        float, typer.Option(min=0, help="With --scale-at: seconds that workers load, the first ones too.")
+    ] = 10.0,
     url: Annotated[
         list[str] | None, typer.Option(help="A gateway that runs, if it is not the one of --home. [repeatable]")
     ] = None,
@@ -111,6 +125,10 @@ def burst(
         patience_s=patience,
         seed=seed,
     )
+    check_numbers(
+        {"--over": over, "--calm": calm, "--hangups": hangups, "--patience": patience, "--capacity": capacity}
+    )
+    check_numbers({"--scale-at": scale_at, "--cold-start": cold_start, "--end-after": end_after})
     own = {"--gateways": gateways, "--capacity": capacity, "--scale-at": scale_at}
     foreign = {"--url": url, "--key": key, "--model": model}
     check_belongs(foreign if self_contained else own, is_self_contained=self_contained)
@@ -121,7 +139,9 @@ def burst(
         where: Where = own_stage(scenario, gateways, capacity, scale_at, growth, cold_start)
     else:
         where = address(home, url, key, model)
-    plan = Plan(scenario=scenario, where=where, wait_limit_s=wait_limit)
+    plan = Plan(
+        scenario=scenario, where=where, wait_limits_s=wait_limits(home), end_s=end_after or time_to_end(where, users)
+    )
     seen = uvloop.run(run(plan, Screen(capacity_in_words(where))))
     if seen is None:
         raise typer.Exit(INTERRUPTED)

@@ -23,7 +23,7 @@ from workers.engines.sim_metrics import render_metrics
 from workers.engines.vllm import scrape
 
 TOKEN_VARIABLE = "SLUICE_WORKER_TOKEN"  # noqa: S105  the variable's name
-MODEL_LEN_MAX = 32_768
+MODEL_LEN_MAX = 65_536
 _READ_S = 0.5  # how often an engine's figures are read for the next beat
 _BACKLOG = 1024
 
@@ -51,9 +51,10 @@ class SimWorker:
         server = await asyncio.get_running_loop().create_server(serve, "127.0.0.1", 0, backlog=_BACKLOG)
         self._status.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
-    async def join(self, loading_s: float, ready_s: float) -> None:
-        """Beat as loading from *loading_s* on and as ready from *ready_s* on (time.monotonic())."""
-        await _sleep_until(loading_s)
+    async def join(self, ready_s: float, load_s: float) -> None:
+        """Beat as loading for *load_s*, then as ready, from *ready_s* on at the earliest (time.monotonic())."""
+        await _sleep_until(ready_s - load_s)
+        ready_s = max(ready_s, time.monotonic() + load_s)
         self._status.change(WorkerState.LOADING)
         beating = asyncio.ensure_future(self._beater.run())
         try:
@@ -90,7 +91,7 @@ async def run(options: argparse.Namespace) -> None:
     workers = [SimWorker(f"sim-{n}", options.model, pace, gateways[n % len(gateways)]) for n in numbers]
     for worker in workers:
         await worker.listen()
-    await asyncio.gather(*(worker.join(options.loading_at, options.ready_at) for worker in workers))
+    await asyncio.gather(*(worker.join(options.ready_at, options.load_s) for worker in workers))
 
 
 async def _sleep_until(at_s: float) -> None:
@@ -108,8 +109,8 @@ def main() -> None:
     add("--seqs", type=int, default=8, help="requests that each works on at once")
     add("--inter-token-ms", type=float, default=20.0)
     add("--prefill-tokens-per-s", type=float, default=20_000.0)
-    add("--loading-at", type=float, default=0.0, help="time.monotonic() of the first beat")
-    add("--ready-at", type=float, default=0.0, help="time.monotonic() of the first beat that says ready")
+    add("--load-s", type=float, default=0.0, help="how long each says that it is loading")
+    add("--ready-at", type=float, default=0.0, help="time.monotonic() before which none is ready")
     try:
         uvloop.run(run(parser.parse_args()))
     except asyncio.CancelledError:

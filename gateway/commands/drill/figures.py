@@ -7,13 +7,14 @@ client sets out to connect.
 - *served*: has its whole answer, up to `[DONE]`. *refused*: an error in OpenAI's form before anything of the answer, by
   code in `refusals`. *left*: hung up or lost patience by its own will. *lost*: ended in any other way, or has not ended
   when the drill does; `losses` has the reasons. served + refused + left + lost = users.
-- *starved*: waited longer than `--wait-limit` for an answer or a refusal, or waits still when the drill ends.
+- *starved*: waited longer for an answer or a refusal than its class may wait, or waits still when the drill ends.
 - *first_byte_s*: to the first byte of the HTTP response, over all clients that got one.
 - *wait_s*: to the first token, over the served; by class, and by tenant.
 - *eta_error_mean*: over the served requests the mean of |told wait - actual remaining wait| ÷ actual remaining wait.
   Each counts once: the first ETA it was told later than STEADY_S after the burst began (a rate over the last 10 s means
   nothing before) and more than REMAINING_S_MIN before its first token. *eta_bias_mean* is the same with its sign: above
-  0, waits were told too long.
+  0, waits were told too long. `eta_by_class` has both for each class, `eta_after_arrivals` counts the first ETA told
+  after the last arrival: what is wrong with it is not due to those who came later.
 - *hangup_removed_ms*: from a client's closing until another gateway no longer knows the ticket as waiting; see
   hangups.py. *hangups_measured* is how many there were.
 - *fairness_jain*: Jain's index, (Σx)² / (n · Σx²), over what tenants were served, in tokens of prompts and answers.
@@ -25,23 +26,26 @@ client sets out to connect.
 - *gateway_memory_kib_per_waiting*: the largest growth of all gateways' resident memory since the burst began, divided
   by the most requests that waited at once (*waiting_max*). *gateway_cpu_ms_per_request*: CPU of all gateways per user.
 - *client_lag_s_max*: how late the drill itself was in sending a client in. If it is large, the machine was too small.
+  *drill_cpu_ms_per_request*: the CPU of the drill's own process, the clients', per user.
 
 What could not be measured is null.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.commands.drill.client import Ending, Story
 from gateway.commands.drill.scenario import Scenario
 from gateway.commands.drill.watch import GatewayCosts
+from gateway.core.directory import ServiceClass
 
 STEADY_S = 10.0
 REMAINING_S_MIN = 1.0
 SHARE_REQUESTS_MIN = 10
+_CLASSES = tuple(one.label for one in ServiceClass)  # most urgent first
 _UNFINISHED = {Ending.LOST, Ending.WAITING, Ending.RUNNING}
 
 
@@ -53,11 +57,12 @@ class Observed:
     stories: Sequence[Story]
     began_s: float
     ended_s: float
-    wait_limit_s: float
+    wait_limits_s: Mapping[str, float]
     waiting_max: int
     client_lag_s_max: float
     removal_ms: Sequence[float]
     gateways: int
+    drill_cpu_s: float
     costs: GatewayCosts | None = None
     redis_calls: int | None = None
 
@@ -73,7 +78,7 @@ def figures(seen: Observed) -> dict[str, Any]:
         "starved": sum(is_starved(story, seen) for story in seen.stories),
         "first_byte_s_p99": percentile((s.first_byte_s - s.sent_s for s in stories if s.first_byte_s is not None), 99),
         "wait_s": {name: _waits(group) for name, group in _by_class(served).items()},
-        **_eta_errors(served, seen.began_s),
+        **_etas(served, seen.began_s, seen.scenario.over_s),
         "hangups_measured": len(seen.removal_ms),
         "hangup_removed_ms_p50": percentile(seen.removal_ms, 50, 1),
         "hangup_removed_ms_p99": percentile(seen.removal_ms, 99, 1),
@@ -85,6 +90,7 @@ def figures(seen: Observed) -> dict[str, Any]:
         "served_per_s": round(len(served) / (seen.ended_s - seen.began_s), 2),
         "waiting_max": seen.waiting_max,
         "client_lag_s_max": round(seen.client_lag_s_max, 3),
+        "drill_cpu_ms_per_request": _per(1000 * seen.drill_cpu_s, seen.scenario.users),
         "gateways": seen.gateways,
         "seed": seen.scenario.seed,
         "tenants": {f"tenant-{number + 1}": _tenant(group) for number, group in _by_tenant(served).items()},
@@ -94,7 +100,7 @@ def figures(seen: Observed) -> dict[str, Any]:
 def is_starved(story: Story, seen: Observed) -> bool:
     """Tell whether *story* is one of waiting too long, or without an end."""
     until_s = story.begun_s or story.ended_s
-    return until_s is None or until_s - story.sent_s > seen.wait_limit_s
+    return until_s is None or until_s - story.sent_s > seen.wait_limits_s[story.visit.service_class]
 
 
 def wait_s(story: Story) -> float:
@@ -137,15 +143,25 @@ def _endings(stories: Sequence[Story], served: Sequence[Story]) -> dict[str, Any
     }
 
 
-def _eta_errors(served: Iterable[Story], began_s: float) -> dict[str, Any]:
-    told = [eta for story in served if (eta := eta_told(story, began_s + STEADY_S))]
-    errors = [(eta_s - actual_s) / actual_s for eta_s, actual_s in told]
+def _etas(served: Sequence[Story], began_s: float, over_s: float) -> dict[str, Any]:
+    errors = _eta_errors(served, began_s + STEADY_S)
+    by_class = {name: _eta_errors(group, began_s + STEADY_S) for name, group in _by_class(served).items()}
     return {
         "etas_compared": len(errors),
-        "eta_error_mean": _mean([abs(error) for error in errors]),
-        "eta_error_p95": percentile((abs(error) for error in errors), 95),
-        "eta_bias_mean": _mean(errors),
+        **_error_means(errors),
+        "eta_error_p95": percentile(map(abs, errors), 95),
+        "eta_by_class": {name: _error_means(errors) for name, errors in by_class.items()},
+        "eta_after_arrivals": _error_means(_eta_errors(served, began_s + max(STEADY_S, over_s))),
     }
+
+
+def _eta_errors(served: Iterable[Story], from_s: float) -> list[float]:
+    told = [eta for story in served if (eta := eta_told(story, from_s))]
+    return [(eta_s - actual_s) / actual_s for eta_s, actual_s in told]
+
+
+def _error_means(errors: Sequence[float]) -> dict[str, float | None]:
+    return {"eta_error_mean": _mean([abs(error) for error in errors]), "eta_bias_mean": _mean(errors)}
 
 
 def _costs(seen: Observed) -> dict[str, Any]:
@@ -196,7 +212,7 @@ def _by_class(stories: Iterable[Story]) -> dict[str, list[Story]]:
     groups: defaultdict[str, list[Story]] = defaultdict(list)
     for story in stories:
         groups[story.visit.service_class].append(story)
-    return dict(groups)
+    return {name: groups[name] for name in _CLASSES if name in groups}
 
 
 def _by_tenant(stories: Iterable[Story]) -> dict[int, list[Story]]:

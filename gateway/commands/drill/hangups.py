@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.commands.drill.client import Client
@@ -18,7 +19,6 @@ from gateway.serve.wire import ConnectionBroken, ConnectionPool, TookTooLong
 POLL_S = 0.01
 GONE_S_MAX = 10.0  # a ticket that is still there then counts as that late
 _TIMEOUT_S = 5.0
-_WAITING = {"waiting", "queued"}
 
 
 class Probes:
@@ -71,6 +71,5 @@ class Probes:
 
 
 def _says_waiting(body: bytes) -> bool:
-    said = json.loads(body)
-    state = said.get("status", said.get("state", "waiting"))
-    return state in _WAITING and said.get("position") is not None
+    said: dict[str, Any] = json.loads(body)
+    return bool(said.get("status") == "queued")

@@ -15,6 +15,8 @@ from gateway.errors import InvalidInput
 from gateway.settings import load_settings
 
 GATEWAYS, CAPACITY = 3, 60.0  # unless told otherwise
+END_S, END_FACTOR = 600.0, 3.0  # as long as SDKs wait; or, where the capacity is known, so many times what it takes
+END_SPARE_S = 60.0
 FILES_SPARE = 200  # open files beyond one for each client
 
 Where = OwnStage | Address
@@ -64,6 +66,13 @@ def check_belongs(unwanted: Mapping[str, object], *, is_self_contained: bool) ->
             raise InvalidInput(f"{option} {which} --self-contained, where gateways and workers are the drill's own.")
 
 
+def check_numbers(given: Mapping[str, float | None]) -> None:
+    """Raise InvalidInput for inf, which a range without an end lets pass."""
+    for option, value in given.items():
+        if value is not None and not math.isfinite(value):
+            raise InvalidInput(f"{option} {value}: this must be a finite number.")
+
+
 def check_writable(*files: Path | None) -> None:
     """Raise InvalidInput now, not after the drill, if a file cannot be written."""
     for file in files:
@@ -98,6 +107,7 @@ def own_stage(
     fleet = fleet_for(
         rate,
         growth if scale_at is not None else 1.0,
+        load_s=cold_start_s if scale_at is not None else 0.0,
         prompt_tokens=scenario.prompt_tokens,
         output_tokens=scenario.output_tokens,
     )
@@ -106,7 +116,6 @@ def own_stage(
         fleet=fleet,
         rate=rate,
         scale_at_s=(scale_at or 0.0) * scenario.users / rate,
-        cold_start_s=cold_start_s,
     )
 
 
@@ -116,6 +125,17 @@ def address(home: Path | None, urls: Sequence[str] | None, key: str | None, mode
     url, token = find_gateway(settings)
     given = tuple(one.rstrip("/") for one in urls or ())
     return Address(urls=given or (url,), admin_token=token, key=key, model=model)
+
+
+def time_to_end(where: Where, users: int) -> float:
+    """Give the seconds after the last arrival that a drill may take."""
+    return END_SPARE_S + END_FACTOR * users / where.rate if isinstance(where, OwnStage) else END_S
+
+
+def wait_limits(home: Path | None) -> dict[str, float]:
+    """Give how long a request of each class may wait, by the settings of this place."""
+    limits = load_settings(home=home).queue.wait_s_max
+    return {one.label: getattr(limits, one.label) for one in ServiceClass}
 
 
 def capacity_in_words(where: Where) -> str:

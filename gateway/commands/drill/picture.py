@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from gateway.commands.drill.client import Ending
+from gateway.commands.drill.client import Ending, Story
 from gateway.commands.drill.figures import STEADY_S, Observed, eta_told, wait_s
 
 _WIDTH, _HEIGHT, _PANEL = 960, 400, 400
 _LEFT, _TOP, _GAP = 56, 56, 80
 _PANEL_HEIGHT = _HEIGHT - _TOP - 56
 _COLOURS = {"interactive": "#0b7285", "standard": "#e67700", "batch": "#862e9c"}
-_OTHER, _INK, _RULE = "#495057", "#212529", "#ced4da"
+_INK, _RULE = "#212529", "#ced4da"
 _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _TICKS_MAX = 7
 
@@ -25,24 +25,37 @@ Point = tuple[float, float]
 def picture(seen: Observed, title: str) -> str:
     """Draw what was *seen*."""
     served = [story for story in seen.stories if story.visit.is_burst and story.ending is Ending.SERVED]
-    waits = {name: [s for s in served if s.visit.service_class == name] for name in seen.scenario.classes}
-    etas = [eta for story in served if (eta := eta_told(story, seen.began_s + STEADY_S))]
-    wait_max = max((wait_s(story) for story in served), default=1.0)
-    by_arrival = _Panel(_LEFT, seen.scenario.over_s, wait_max, "seconds since the burst began", "wait in seconds")
-    by_eta_max = max((max(pair) for pair in etas), default=1.0)
-    by_eta = _Panel(_LEFT + _PANEL + _GAP, by_eta_max, by_eta_max, "wait had, seconds", "ETA told, seconds")
-    parts = [by_arrival.axes(), by_eta.axes(), by_eta.diagonal()]
-    for name, stories in waits.items():
-        points = [(story.sent_s - seen.began_s, wait_s(story)) for story in stories]
-        parts.append(by_arrival.points(points, _COLOURS.get(name, _OTHER)))
-    parts.append(by_eta.points([(actual_s, eta_s) for eta_s, actual_s in etas], _OTHER))
-    return _document(title, [_legend(seen.scenario.classes), *parts])
+    arrivals, etas = _by_class(served, seen), _etas_by_class(served, seen)
+    by_arrival = _Panel(_LEFT, arrivals.values(), "seconds since the burst began", "wait in seconds")
+    by_eta = _Panel(_LEFT + _PANEL + _GAP, etas.values(), "wait had, seconds", "ETA told, seconds")
+    parts = [_legend(arrivals), by_arrival.axes(), by_eta.axes(), by_eta.diagonal()]
+    parts += [by_arrival.points(points, _COLOURS[name]) for name, points in arrivals.items()]
+    parts += [by_eta.points(points, _COLOURS[name]) for name, points in etas.items()]
+    return _document(title, parts)
+
+
+def _by_class(served: Iterable[Story], seen: Observed) -> dict[str, list[Point]]:
+    points: dict[str, list[Point]] = {name: [] for name in _COLOURS if name in seen.scenario.classes}
+    for story in served:
+        points[story.visit.service_class].append((story.sent_s - seen.began_s, wait_s(story)))
+    return points
+
+
+def _etas_by_class(served: Iterable[Story], seen: Observed) -> dict[str, list[Point]]:
+    points: dict[str, list[Point]] = {name: [] for name in _COLOURS}
+    for story in served:
+        if told := eta_told(story, seen.began_s + STEADY_S):
+            eta_s, actual_s = told
+            points[story.visit.service_class].append((actual_s, eta_s))
+    return points
 
 
 class _Panel:
-    """One pair of axes, from 0 to *x_max* and *y_max*."""
+    """One pair of axes, from 0 to the largest of the *clouds* of points."""
 
-    def __init__(self, left: int, x_max: float, y_max: float, x_label: str, y_label: str) -> None:
+    def __init__(self, left: int, clouds: Iterable[Sequence[Point]], x_label: str, y_label: str) -> None:
+        points = [point for cloud in clouds for point in cloud]
+        x_max, y_max = (max((point[axis] for point in points), default=1.0) for axis in (0, 1))
         self._left = left
         self._x_step, self._y_step = _step(x_max), _step(y_max)
         self._x_max = self._x_step * max(1, math.ceil(x_max / self._x_step))
@@ -97,7 +110,7 @@ def _legend(classes: Iterable[str]) -> str:
     parts = []
     for number, name in enumerate(classes):
         x = _LEFT + 140 + 100 * number
-        parts.append(f'<circle cx="{x}" cy="{_TOP - 14}" r="4" fill="{_COLOURS.get(name, _OTHER)}"/>')
+        parts.append(f'<circle cx="{x}" cy="{_TOP - 14}" r="4" fill="{_COLOURS[name]}"/>')
         parts.append(f'<text x="{x + 9}" y="{_TOP - 10}">{escape(name)}</text>')
     return "".join(parts)
 

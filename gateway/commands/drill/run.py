@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -27,16 +27,16 @@ class OwnStage:
     fleet: Fleet
     rate: float
     scale_at_s: float
-    cold_start_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All of a drill: who comes, where, and how long one may wait."""
+    """All of a drill: who comes, where, how long one may wait by class, and when it ends after the last arrival."""
 
     scenario: Scenario
     where: OwnStage | Address
-    wait_limit_s: float
+    wait_limits_s: Mapping[str, float]
+    end_s: float
 
 
 async def run(plan: Plan, screen: Screen) -> Observed | None:
@@ -55,7 +55,7 @@ async def run(plan: Plan, screen: Screen) -> Observed | None:
         async with AsyncExitStack() as stack:
             if isinstance(plan.where, OwnStage):
                 return await _run_on_own_stage(plan, plan.where, screen, hurry, stack)
-            door = await stack.enter_async_context(opened(plan.where, plan.scenario.tenants))
+            door = await stack.enter_async_context(opened(plan.where, plan.scenario.tenants, screen.say))
             return await _burst(plan, _crowd(plan, door), time.monotonic() + LEAD_S, screen, _Meters())
     except asyncio.CancelledError:
         if not stop.is_asked:
@@ -101,8 +101,7 @@ async def _run_on_own_stage(
         stage = await builder.build()
     began_s = time.monotonic() + LEAD_S + scenario.calm_s
     if own.fleet.added:
-        ready_s = began_s + own.scale_at_s
-        await builder.add_workers(ready_s - own.cold_start_s, ready_s)
+        await builder.add_workers(began_s + own.scale_at_s)
     meters = _Meters(GatewayMeter(stage.gateway_pids), RedisMeter(*stage.redis) if stage.redis else None)
     return await _burst(plan, _crowd(plan, stage.door), began_s, screen, meters)
 
@@ -113,8 +112,9 @@ def _crowd(plan: Plan, door: Door) -> Crowd:
 
 async def _burst(plan: Plan, crowd: Crowd, began_s: float, screen: Screen, meters: _Meters) -> Observed:
     own = plan.where if isinstance(plan.where, OwnStage) else None
+    cpu_before_s = time.process_time()
     async with meters.watching(began_s), screen.following(crowd, plan.scenario):
-        await crowd.run(began_s, plan.wait_limit_s)
+        await crowd.run(began_s, plan.end_s)
         ended_s = time.monotonic()
         if meters.gateways:
             meters.gateways.sample()
@@ -123,10 +123,11 @@ async def _burst(plan: Plan, crowd: Crowd, began_s: float, screen: Screen, meter
         stories=crowd.stories,
         began_s=began_s,
         ended_s=ended_s,
-        wait_limit_s=plan.wait_limit_s,
+        wait_limits_s=plan.wait_limits_s,
         waiting_max=crowd.waiting_max,
         client_lag_s_max=crowd.lag_s_max,
         removal_ms=crowd.probes.removal_ms,
+        drill_cpu_s=time.process_time() - cpu_before_s,
         gateways=own.gateways if own else len(crowd.door.urls),
         costs=meters.gateways.costs if meters.gateways else None,
         redis_calls=meters.redis.calls if meters.redis else 0 if own else None,

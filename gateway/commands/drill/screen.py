@@ -35,6 +35,7 @@ _SHOWN = (
     ("waiting_max", "most that waited at once"),
     ("served_per_s", "served per second"),
     ("client_lag_s_max", "drill's own lag, s"),
+    ("drill_cpu_ms_per_request", "drill's own CPU per request, ms"),
     ("duration_s", "duration, s"),
 )
 
@@ -107,7 +108,7 @@ def _progress(crowd: Crowd, scenario: Scenario, capacity: str) -> Table:
     table.add_column("class")
     for ending in Ending:
         table.add_column(ending.value, justify="right")
-    for name, counter in sorted(crowd.counts.items()):
+    for name, counter in crowd.counts.items():
         table.add_row(name, *(f"{counter[ending]:,}" for ending in Ending))
     table.add_section()
     table.add_row("all", *(f"{crowd.count(ending):,}" for ending in Ending), style="bold")

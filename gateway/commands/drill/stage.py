@@ -94,15 +94,15 @@ class Builder:
         keys = _declare(settings, self._tenants)
         redis = await self._start_redis() if self._gateways > 1 else None
         gateways = await self._start_gateways(settings, redis_url(*redis) if redis else "")
-        workers = await self._start(self._workers_program("workers", 1, self._fleet.workers, 0.0, 0.0))
+        workers = await self._start(self._workers_program("workers", 1, self._fleet.workers, 0.0))
         await self._wait_for_workers([*gateways, *workers])
         pids = tuple(child.pid for child in gateways if child.pid is not None)
         return Stage(door=Door(urls=self._urls, model=MODEL, keys=keys), gateway_pids=pids, redis=redis)
 
-    async def add_workers(self, loading_s: float, ready_s: float) -> None:
-        """Have the rest of the fleet start at *loading_s* and be ready at *ready_s* (time.monotonic())."""
+    async def add_workers(self, ready_s: float) -> None:
+        """Have the rest of the fleet loaded and ready at *ready_s* (time.monotonic())."""
         first = self._fleet.workers + 1
-        await self._start(self._workers_program("more-workers", first, self._fleet.added, loading_s, ready_s))
+        await self._start(self._workers_program("more-workers", first, self._fleet.added, ready_s))
 
     async def _start(self, *programs: Program) -> list[Child]:
         return await self._stack.enter_async_context(running(programs, self._say, self._hurry))
@@ -131,7 +131,7 @@ class Builder:
         log = program.log.with_name(f"{name}.log")
         return replace(program, name=name, log=log, environ={**program.environ, **own}, stop_s_max=STOP_S_MAX)
 
-    def _workers_program(self, name: str, first: int, count: int, loading_s: float, ready_s: float) -> Program:
+    def _workers_program(self, name: str, first: int, count: int, ready_s: float) -> Program:
         fleet = self._fleet
         options = {
             "--model": MODEL,
@@ -140,7 +140,7 @@ class Builder:
             "--seqs": fleet.seqs,
             "--inter-token-ms": 1000 * fleet.inter_token_s,
             "--prefill-tokens-per-s": fleet.prefill_tokens_per_s,
-            "--loading-at": loading_s,
+            "--load-s": fleet.load_s,
             "--ready-at": ready_s,
         }
         arguments = [str(part) for option in options.items() for part in option]

@@ -45,14 +45,17 @@ class GatewayMeter:
         self.costs.cpu_s = max(self.costs.cpu_s, self._cpu_s() - self._cpu_before_s)
 
     def _rss(self) -> int:
-        return sum(process.memory_info().rss for process in self._processes if process.is_running())
+        return sum(process.memory_info().rss for process in self._alive())
 
     def _cpu_s(self) -> float:
-        times = [process.cpu_times() for process in self._processes if process.is_running()]
+        times = [process.cpu_times() for process in self._alive()]
         return sum(one.user + one.system for one in times)
 
+    def _alive(self) -> list[psutil.Process]:
+        return [one for one in self._processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
-class RedisMeter:
+
+class RedisMeter(asyncio.Protocol):
     """
     Counts the commands that clients send to a Redis, by MONITOR.
 
@@ -78,15 +81,14 @@ class RedisMeter:
 
     async def run(self) -> None:
         """Count until cancelled."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
         try:
-            writer.write(f"AUTH {self._password}\r\nMONITOR\r\n".encode())
-            while data := await reader.read(1 << 18):
-                self._count(data)
+            transport.write(f"AUTH {self._password}\r\nMONITOR\r\n".encode())
+            await asyncio.Event().wait()
         finally:
-            writer.close()
+            transport.abort()
 
-    def _count(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         data = self._rest + data
         whole, end, self._rest = data.rpartition(_LINE_END)
         self._calls += (whole + end).count(_LINE_END) - whole.count(_FROM_SCRIPT)
