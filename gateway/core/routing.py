@@ -193,6 +193,8 @@ def choose(
         if not worker.is_suspect and has_prefill_room(worker, prompt_tokens):
             free.append(worker)
     free = free or _second_choice(model, prompt_tokens, pool, tried)
+    if len(free) == 1:
+        return free[0]
     return min(free, key=lambda worker: (load(worker, work), random.random()), default=None)  # noqa: S311
 
 

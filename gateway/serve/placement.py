@@ -56,12 +56,12 @@ class Place:
         return True
 
     def prefilled(self) -> None:
-        """Note that the first token has come."""
+        """Note that the first token has come, or a whole answer before its first token was due."""
         if self._working is not None:
             self._working.prefilled()
 
     def take(self, worker: WorkerView, working: Working) -> None:
-        """Be counted on *worker*. A whole answer shows no first token, so its prefill ends when it is predicted to."""
+        """Be counted on *worker*. A whole answer shows no first token: its prefill ends when it is due, or with it."""
         self.worker, self._working = worker, working
         self.tried.append(worker.id)
         if not self.request.is_stream:

@@ -195,6 +195,8 @@ class Upstream:
         else:
             with _as_worker_failure(worker.id):
                 answer.body = await _read_all(connection, limit)
+            if status < 400:  # a refusal says nothing of how fast the engine is
+                place.prefilled()
         if load := engine_load.read_engine_load(connection.headers.get(engine_load.HEADER)):
             self._roster.hear(worker.id, load)
         return answer

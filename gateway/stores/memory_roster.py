@@ -15,7 +15,8 @@ from gateway.core.roster import Beat
 from gateway.core.routing import PoolViews, WorkerView
 from gateway.stores.worker_work import Told, WorkerWork
 
-_UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nobody is given to it
+_UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nothing is given to it
+_NOBODY = PoolViews()
 
 
 @dataclass(slots=True)
@@ -144,7 +145,7 @@ class MemoryRoster:
     def views(self, pool: str) -> PoolViews:
         page = self._pages.get(pool)
         if page is None:
-            return PoolViews()
+            return _NOBODY
         if self.now_s() >= page.due_s:
             self._look_through(page)
         if page.changed:
@@ -233,7 +234,9 @@ class MemoryRoster:
         entry = self._entries.get(worker)
         if entry is None:
             return
-        page = self._pages.setdefault(entry.beat.pool, _Page())
+        page = self._pages.get(entry.beat.pool)
+        if page is None:
+            page = self._pages[entry.beat.pool] = _Page()
         page.changed.add(worker)
         page.due_s = min(page.due_s, until_s)
         if has_room:

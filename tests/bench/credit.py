@@ -1,36 +1,58 @@
 """
 What late binding costs and what it keeps out of the engines: their own waiting queues, and throughput, under overload.
 
-Two gateways over one Redis, two workers, and twice as many clients as the engines take at once. The same load meets
-gateways whose worker credit adapts and gateways without any (`SLUICE_UPSTREAM__CREDIT=off`), in turn. The engines' own
-queues are read from their /metrics every 50 ms, their throughput from their counters of generated tokens.
+Two workers, and twice as many clients as their engines take at once. The same load meets gateways whose worker credit
+adapts and gateways without any (`SLUICE_UPSTREAM__CREDIT=off`), in turn; each kind has a Redis of its own. The engines'
+own queues are read from their /metrics, their throughput from their counters of generated tokens.
+
+`python -m tests.bench.credit` does the same with two real vLLM workers and the tiny Qwen3.
 """
 
 import asyncio
+import json
 import random
 import statistics
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
 from gateway.serve.wire import ConnectionPool
 from tests.bench.load import TIMEOUT_S, request_bytes
-from tests.servers.installation import Installation
+from tests.servers.installation import GatewayServer, Installation, WorkerServer
 from tests.servers.redis_server import RedisServer
 from workers.engines.vllm import scrape
+from workers.hub.tiny import make_tiny
 
 RUNS = 3
-MAX_SEQS, CLIENTS = 32, 128
-WARM_S, MEASURED_S, SAMPLE_S = 4.0, 10.0, 0.05
-SIM = ("--inter-token-ms=20", "--max-num-batched-tokens=2048")
+WARM_S, MEASURED_S = 4.0, 10.0
+START_S_MAX = 300
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured. *max_seqs* is of each of the two engines, *sample_s* the time between two looks at them."""
+
+    engine: tuple[str, ...]
+    max_seqs: int
+    gateways: int
+    sample_s: float
+
+
+SIM = Setup(
+    engine=("sim", "--max-num-batched-tokens", "2048", "--engine-arg=--inter-token-ms=20"),
+    max_seqs=32,
+    gateways=2,
+    sample_s=0.05,
+)
 
 
 @dataclass
 class Run:
-    """One run's samples: every engine's queue every 50 ms, and the tokens they made a second."""
+    """One run's samples: every engine's queue at every look, and the tokens they made a second."""
 
     waiting: list[int]
     tokens_per_s: float
@@ -42,16 +64,25 @@ class Run:
 
 def measure(folder: Path) -> dict[str, float]:
     """Run the benchmark on simulated engines; gives medians over RUNS runs, with the spread of each."""
-    engine = ("sim", "--max-num-seqs", str(MAX_SEQS), *(f"--engine-arg={option}" for option in SIM))
-    return compare(folder, engine, gateways=2, clients=CLIENTS)
+    return compare(folder, SIM)
 
 
-def compare(folder: Path, engine: tuple[str, ...], *, gateways: int, clients: int) -> dict[str, float]:
-    """Load two workers of *engine* through gateways with credit and without, in turn."""
+def measure_real(folder: Path) -> dict[str, float]:
+    """Run it on vLLM with the tiny Qwen3, looked at less often: rendering its metrics costs milliseconds."""
+    model = str(make_tiny(folder / "tiny"))
+    engine = ("vllm", "--model", model, "--max-model-len", "2048")
+    return compare(folder, Setup(engine=engine, max_seqs=16, gateways=1, sample_s=0.2))
+
+
+def compare(folder: Path, setup: Setup) -> dict[str, float]:
+    """Load two workers through gateways with credit and without, in turn."""
     with ExitStack() as stack:
-        throttled, open_ = (_install(stack, folder / mode, mode, engine, gateways) for mode in ("adaptive", "off"))
+        throttled, open_ = (_install(stack, folder / mode, mode, setup.gateways) for mode in ("adaptive", "off"))
+        workers = _start_workers(stack, folder, [*throttled.gateways, *open_.gateways], setup)
+        engines = [worker["url"] for worker in throttled.gateways[0].workers()]
+        assert len(engines) == len(workers)
         runs = [
-            _figures(*(asyncio.run(_load(installation, clients)) for installation in (throttled, open_)))
+            _figures(*(asyncio.run(_load(installation, engines, setup)) for installation in (throttled, open_)))
             for _ in range(RUNS)
         ]
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]} | {
@@ -69,7 +100,7 @@ def _figures(throttled: Run, open_: Run) -> dict[str, float]:
     }
 
 
-def _install(stack: ExitStack, folder: Path, mode: str, engine: tuple[str, ...], gateways: int) -> Installation:
+def _install(stack: ExitStack, folder: Path, mode: str, gateways: int) -> Installation:
     (folder / "redis").mkdir(parents=True)
     redis = RedisServer(folder / "redis")
     redis.start()
@@ -79,23 +110,29 @@ def _install(stack: ExitStack, folder: Path, mode: str, engine: tuple[str, ...],
     for _ in range(gateways):
         installation.add_gateway()
     installation.key = installation.declare()
-    for _ in range(2):
-        installation.add_worker(*engine)
-    for worker in installation.workers:
-        worker.wait_ready(300)
     return installation
 
 
-async def _load(installation: Installation, clients: int) -> Run:
-    engines = [worker["url"] for worker in installation.gateways[0].workers()]
+def _start_workers(stack: ExitStack, folder: Path, gateways: list[GatewayServer], setup: Setup) -> list[WorkerServer]:
+    options = (*setup.engine[1:], "--max-num-seqs", str(setup.max_seqs))
+    workers = [WorkerServer(f"worker-{n}", folder, gateways, setup.engine[0], *options) for n in (1, 2)]
+    for worker in workers:
+        worker.spawn()
+        stack.callback(worker.kill_tree)
+    for worker in workers:
+        worker.wait_ready(START_S_MAX)
+    return workers
+
+
+async def _load(installation: Installation, engines: list[str], setup: Setup) -> Run:
     stop = asyncio.Event()
     urls = [gateway.url for gateway in installation.gateways]
     asking = [
         asyncio.create_task(_ask_on(urls[number % len(urls)], installation.key, number, stop))
-        for number in range(clients)
+        for number in range(2 * len(engines) * setup.max_seqs)
     ]
     await asyncio.sleep(WARM_S)
-    run = await _watch(engines)
+    run = await _watch(engines, setup.sample_s)
     stop.set()
     await asyncio.gather(*asking)
     return run
@@ -125,7 +162,7 @@ def _any_body(dice: random.Random) -> dict:
     }
 
 
-async def _watch(engines: list[str]) -> Run:
+async def _watch(engines: list[str], sample_s: float) -> Run:
     waiting: list[int] = []
     async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
 
@@ -136,6 +173,11 @@ async def _watch(engines: list[str]) -> Run:
 
         began_s, before = time.perf_counter(), await read()
         while time.perf_counter() < began_s + MEASURED_S:
-            await asyncio.sleep(SAMPLE_S)
+            await asyncio.sleep(sample_s)
             after, ended_s = await read(), time.perf_counter()
     return Run(waiting, (after - before) / (ended_s - began_s))
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as temporary:
+        print(json.dumps(measure_real(Path(temporary)), indent=2))
