@@ -123,7 +123,7 @@ class RedisQueue:
         hears at once only if somebody waits.
         """
         if self._credit.give_back(ticket.id):
-            self._want(is_urgent=self._seen.pool.waiting > 0)
+            self._tell_credit()
         elif held := self._in_flight.pop(ticket.id, None):
             self._corrections.note(held, is_over=True)
             self._tell_left(ticket.id)
@@ -144,17 +144,16 @@ class RedisQueue:
 
     async def whereabouts(self, ticket_id: str) -> Whereabouts | None:
         """Find a ticket; one that was had on credit is known at its own gateway alone."""
-        if ticket := self._credit.used.get(ticket_id):
+        held = self._in_flight.get(ticket_id)
+        if ticket := held.ticket if held else self._credit.used.get(ticket_id):
             return Whereabouts(ticket.tenant, None, is_waiting=False)
-        if held := self._in_flight.get(ticket_id):
-            return Whereabouts(held.ticket.tenant, None, is_waiting=False)
         if waiter := self._waiting.get(ticket_id):
             return Whereabouts(waiter.held.ticket.tenant, self.place(ticket_id), is_waiting=True)
         async with redis_answering(self._store_timeout_s):
             return await self._looks.find(ticket_id)
 
     async def occupancy(self) -> Occupancy:
-        """Count all that hold a slot, by ticket or on credit; gateways tell of the latter within one sync."""
+        """Count all that hold a slot, by ticket or on credit; of the latter gateways tell with their next call."""
         asking: asyncio.Future[Occupancy] = asyncio.get_running_loop().create_future()
         self._asking.append(asking)
         self._cadence.hurry()
@@ -215,7 +214,11 @@ class RedisQueue:
 
     def _start(self, ticket: Ticket) -> None:
         self._credit.start(ticket, _now_s())
-        self._want(is_urgent=False)
+        self._tell_credit()
+
+    def _tell_credit(self) -> None:
+        if self._seen.pool.waiting or self._credit.has_moved:
+            self._want(is_urgent=self._seen.pool.waiting > 0)
 
     def _start_on_credit(self) -> None:
         """Start those that came while Redis was asked, and it has not heard of."""
@@ -267,7 +270,7 @@ class RedisQueue:
             self._is_in_doubt = True
         else:
             self._take_in(answer, lease_ends_s)
-            self._tell_occupancy(asked)
+            self._tell_occupancy(0 if answer.unknown else asked)
         if self._is_in_doubt or self._leaving or self._entering:
             self._cadence.hurry()
 
@@ -303,8 +306,6 @@ class RedisQueue:
         self._note_change(is_up=True)
 
     def _tell_occupancy(self, asked: int) -> None:
-        if self._entering or self._leaving:
-            return  # what the askers did before is not all told yet
         answered, self._asking = self._asking[:asked], self._asking[asked:]
         pool = self._seen.pool
         for asking in answered:
@@ -322,11 +323,9 @@ class RedisQueue:
     def _refuse(self, ticket_id: str, *, is_line_full: bool) -> None:
         if waiter := self._waiting.pop(ticket_id, None):
             tenant, drain_s = waiter.held.ticket.tenant, self._lookout.forecast.drain_s(self._clock())
-            if is_line_full:
-                refusal = line_full(self.pool, self._line.waiting_max, drain_s)
-            else:
-                refusal = share_full(self.pool, tenant, self._line.waiting_of_tenant_max, drain_s)
-            waiter.turn_away(refusal)
+            full = line_full(self.pool, self._line.waiting_max, drain_s)
+            over = share_full(self.pool, tenant, self._line.waiting_of_tenant_max, drain_s)
+            waiter.turn_away(full if is_line_full else over)
 
     def _lose(self, reason: str) -> None:
         """Redis is away: whoever waits learns it, in order of arrival. What is in flight waits for the next claim."""

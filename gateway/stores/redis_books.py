@@ -24,6 +24,7 @@ class Credit:
         self.used: dict[str, Ticket] = {}
         self.given_back = 0
         self._lease = 0
+        self._told = self._lent = 0
         self._ends_s = 0.0
         self._last_start_s: float | None = None
         self._window, self._starts = 0, 0
@@ -52,12 +53,18 @@ class Credit:
 
     def offer(self) -> int:
         """Keep of the lease what is used alone; give how much that is."""
-        self._lease = len(self.used)
+        self._lease = self._told = len(self.used)
         return self._lease
 
     def take(self, lease: int, ends_s: float) -> None:
         """Have *lease* slots until *ends_s*."""
         self._lease, self._ends_s = lease, ends_s
+        self._lent = lease - self._told
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether what is used has moved by more than half of what was lent beyond it: time to tell."""
+        return 2 * abs(len(self.used) - self._told) > self._lent
 
     def wanted(self, now_s: float) -> int:
         """Tell how many slots are wanted beyond those that are used: two windows' worth at the busiest rate."""

@@ -109,20 +109,29 @@ async def test_no_slot_is_given_twice_while_credit_comes_and_goes(gateways):
     queues = [await gateways(slots=20) for _ in range(3)]
     in_flight, in_flight_max, on_credit = 0, 0, 0
 
-    async def visit(n: int) -> None:
+    async def visit(n: int, stay_s: float) -> None:
         nonlocal in_flight, in_flight_max, on_credit
         queue = queues[n % 3]
-        await asyncio.sleep(n / 1000)
         async with queue.slot(ticket(f"t{n}", f"tenant-{n % 7}", ServiceClass(n % 3))):
             on_credit += f"t{n}" in queue._credit.used
             in_flight += 1
             in_flight_max = max(in_flight_max, in_flight)
-            await asyncio.sleep(0.005 if n % 400 < 200 else 0.05)  # times of plenty, and of want
+            await asyncio.sleep(stay_s)
             in_flight -= 1
 
-    await asyncio.gather(*(visit(n) for n in range(1600)))
+    async def come(numbers: range, every_s: float, stay_s: float) -> None:
+        async with asyncio.TaskGroup() as visits:
+            for n in numbers:
+                visits.create_task(visit(n, stay_s))
+                await asyncio.sleep(every_s)
+
+    for round_ in range(3):  # plenty, just enough, and want
+        first = 500 * round_
+        await come(range(first, first + 30), 0.01, 0.001)
+        await come(range(first + 30, first + 200), 0.003, 0.03)
+        await come(range(first + 200, first + 500), 0.0, 0.01)
     assert in_flight_max == 20
-    assert 100 < on_credit < 1500, "both ways were taken"
+    assert 3 * 10 < on_credit < 1400, "both ways were taken"
 
 
 async def test_while_redis_is_told_what_is_used_no_more_is(redis_server, gateways):

@@ -157,7 +157,7 @@ async def test_a_ticket_cancelled_between_its_grant_and_the_loss_of_redis_is_lef
 
 async def test_a_burst_is_back_in_one_order_within_two_seconds_of_redis_return(redis_server, gateways):
     """Two gateways, three hundred waiting. At the end tenants take turns over both again, each first come first."""
-    queues = [await gateways(slots=4), await gateways(slots=4)]
+    queues = [await gateways(slots=1), await gateways(slots=1)]
     log: asyncio.Queue[str] = asyncio.Queue()
     visitors = []
     for n in range(150):
@@ -179,9 +179,7 @@ async def test_a_burst_is_back_in_one_order_within_two_seconds_of_redis_return(r
     for side in "01":
         own = [name for name in order if name.startswith(side)]
         assert own == sorted(own)
-    turns = [name[0] for name in order[20:220]]
-    assert abs(turns.count("0") - turns.count("1")) <= 4
-    assert max(len(run) for run in "".join(turns).replace("01", "0 1").replace("10", "1 0").split()) <= 4
+    assert "".join(name[0] for name in order[10:210]) in "01" * 101, "turn by turn"
 
 
 async def _is_complete(queue, requests: int) -> bool:

@@ -150,7 +150,8 @@ local function enter(i)
     start(ticket)
   elseif ticket.is_bounded and in_line >= WAITING_MAX then
     table.insert(line_full, ticket.id)
-  elseif ticket.is_bounded and waiting_of(ticket.tenant, #RESERVES) >= WAITING_OF_TENANT_MAX then
+  elseif ticket.is_bounded and in_line >= WAITING_OF_TENANT_MAX
+    and waiting_of(ticket.tenant, #RESERVES) >= WAITING_OF_TENANT_MAX then
     table.insert(share_full, ticket.id)
   else
     join(ticket)

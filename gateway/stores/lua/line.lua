@@ -25,8 +25,10 @@ local function load(id)
 end
 
 local function save(ticket)
-  redis.call('HSET', TICKETS, ticket.id, ticket.state .. ticket.owner .. NUL .. pack_entry(ticket))
-  redis.call('ZADD', OWNED, 0, ticket.owner .. NUL .. ticket.id)
+  local packed = ticket.state .. ticket.owner .. NUL .. pack_entry(ticket)
+  if redis.call('HSET', TICKETS, ticket.id, packed) == 1 then
+    redis.call('ZADD', OWNED, 0, ticket.owner .. NUL .. ticket.id)
+  end
 end
 
 local function waiting() return redis.call('ZCARD', WAITING) end
@@ -78,42 +80,46 @@ local function charge_more(class, tenant, user, amount)
   turns_settle(users_round(class, tenant), user, amount)
 end
 
--- Which classes have tickets in line, by class.
-local function classes_waiting(reserves)
-  local found = {}
-  for class = 0, #reserves - 1 do found[class] = waits(class) end
-  return found
+-- Which classes have tickets in line, and how far behind their reserves they are, by class.
+local function classes_standing(reserves)
+  local is_waiting, fields = {}, {}
+  for class = 0, #reserves - 1 do
+    is_waiting[class] = waits(class)
+    table.insert(fields, 'owed:' .. class)
+  end
+  local owed = redis.call('HMGET', POOL, unpack(fields))
+  for i = 1, #reserves do owed[i] = tonumber(owed[i] or 0) end
+  return is_waiting, owed
 end
 
-local function class_in_turn(reserves)
+local function class_in_turn(is_waiting, owed)
   local first
-  for class, is_waiting in pairs(classes_waiting(reserves)) do
-    if is_waiting then
-      local rank = class + (number_in(POOL, 'owed:' .. class) > 0 and 0 or #reserves)
-      if not first or rank < first then first = rank end
+  for class = 0, #owed - 1 do
+    if is_waiting[class] then
+      if owed[class + 1] > 0 then return class end
+      first = first or class
     end
   end
-  return first and first % #reserves
+  return first
 end
 
 -- Keep the books on reserves: *served*, which waited, was granted *work*; those that still wait fall behind.
-local function note_share(served, work, reserves)
-  local is_waiting, is_most_urgent = classes_waiting(reserves), true
+local function note_share(served, work, reserves, is_waiting, owed)
+  local is_most_urgent, words = true, {}
   for class = 0, #reserves - 1 do
-    local field, is_served = 'owed:' .. class, class == served
-    if not is_waiting[class] or (is_served and is_most_urgent) then
-      redis.call('HDEL', POOL, field)
-    else
-      local owed = number_in(POOL, field) + reserves[class + 1] * work - (is_served and 100 * work or 0)
-      redis.call('HSET', POOL, field, string.format('%.0f', owed))
-    end
+    local more = reserves[class + 1] * work - (class == served and 100 * work or 0)
+    local is_even = not is_waiting[class] or (class == served and is_most_urgent)
+    table.insert(words, 'owed:' .. class)
+    table.insert(words, is_even and 0 or string.format('%.0f', owed[class + 1] + more))
     is_most_urgent = is_most_urgent and not is_waiting[class]
   end
+  redis.call('HSET', POOL, unpack(words))
 end
 
 -- Take the ticket whose turn it is out of line and charge for it; nothing if nobody waits.
 local function next_ticket(reserves)
-  local class = class_in_turn(reserves)
+  local is_waiting, owed = classes_standing(reserves)
+  local class = class_in_turn(is_waiting, owed)
   if not class then return nil end
   local tenants = tenants_round(class)
   local tenant = turns_first(tenants)
@@ -127,6 +133,7 @@ local function next_ticket(reserves)
   turns_charge(users, user, amount, not has_user)
   turns_charge(tenants, tenant, amount, not has_tenant)
   if not has_tenant then turns_end(users) end
-  note_share(class, tonumber(ticket.work), reserves)
+  is_waiting[class] = has_tenant or waits(class)
+  note_share(class, tonumber(ticket.work), reserves, is_waiting, owed)
   return ticket
 end

@@ -7,14 +7,14 @@ local function standing_of(round, name)
   return tonumber(string.sub(standing, 1, DIGITS)), string.sub(standing, DIGITS + 1), standing
 end
 
-local function set_of(joined) return joined == '' and IDLE or ROUNDS end
+local function set_of(standing) return #standing == DIGITS and IDLE or ROUNDS end
 
-local function stand(round, name, counter, joined)
-  local _, was_joined, was = standing_of(round, name)
-  if was then redis.call('ZREM', set_of(was_joined), round .. NUL .. was .. name) end
+-- Change the standing of a name; *was* is the one it had, if any.
+local function stand(round, name, was, counter, joined)
+  if was then redis.call('ZREM', set_of(was), round .. NUL .. was .. name) end
   local standing = digits(counter) .. joined
   redis.call('HSET', STANDINGS, round .. NUL .. name, standing)
-  redis.call('ZADD', set_of(joined), 0, round .. NUL .. standing .. name)
+  redis.call('ZADD', set_of(standing), 0, round .. NUL .. standing .. name)
 end
 
 -- The name whose turn it is and its counter, or nothing.
@@ -27,14 +27,15 @@ end
 
 -- Let a name take part, lifted to the smallest; one that does already stays as it is.
 local function turns_join(round, name, number)
-  local counter, joined = standing_of(round, name)
+  local counter, joined, was = standing_of(round, name)
   if joined ~= '' then return end
   local _, smallest = turns_first(round)
-  stand(round, name, math.max(counter or 0, smallest or number_in(FLOORS, round)), number)
+  stand(round, name, was, math.max(counter or 0, smallest or number_in(FLOORS, round)), number)
 end
 
 local function turns_leave(round, name)
-  stand(round, name, standing_of(round, name), '')
+  local counter, _, was = standing_of(round, name)
+  stand(round, name, was, counter, '')
 end
 
 -- Forget those that are idle and not ahead of *floor*: lifting would overrule their counters anyway.
@@ -49,15 +50,15 @@ end
 
 -- Charge the name whose turn it is; it may leave with that.
 local function turns_charge(round, name, amount, leaves)
-  local counter, joined = standing_of(round, name)
+  local counter, joined, was = standing_of(round, name)
   redis.call('HSET', FLOORS, round, digits(counter))
   forget(round, counter)
-  stand(round, name, counter + amount, leaves and '' or joined)
+  stand(round, name, was, counter + amount, leaves and '' or joined)
 end
 
 local function turns_settle(round, name, amount)
-  local counter, joined = standing_of(round, name)
-  if counter then stand(round, name, math.max(0, counter + amount), joined) end
+  local counter, joined, was = standing_of(round, name)
+  if counter then stand(round, name, was, math.max(0, counter + amount), joined) end
 end
 
 -- End a round in which nobody takes part any more.
