@@ -116,11 +116,11 @@ async def test_the_time_to_the_first_token_is_learnt_and_predicted(roster, clock
         clock.advance(2.0)
         working.prefilled()
     with roster.working("w1", 500, 500) as first, roster.working("w1", 500, 500) as second:
-        assert (first.predicted_ttft_s, second.predicted_ttft_s) == (1.0, 2.0)
+        assert (first.predicted_ttft_s, second.predicted_ttft_s) == (1.5, 2.0)
         clock.advance(60.0)
         first.prefilled(is_observed=False)
     with roster.working("w1", 500, 500) as third:
-        assert third.predicted_ttft_s == 1.0
+        assert third.predicted_ttft_s == 1.5
 
 
 async def test_credit_starts_at_the_engines_limits_and_is_cut_when_it_queues(roster, clock):
