@@ -8,6 +8,7 @@ and its shipper, and the loops that keep rosters, queues and snapshots current.
 import asyncio
 import secrets
 import time
+from itertools import count
 
 import structlog
 
@@ -53,8 +54,8 @@ from gateway.stores.spool import FileSpool
 from gateway.stores.sql import SqlDirectory, SqlJournal
 from gateway.telemetry.metrics import Metrics
 
-# How often slots are counted anew, occupancy is read and idle connections are swept.
-HOUSEKEEPING_S = 0.25
+HOUSEKEEPING_S = 0.25  # how often slots are counted anew and idle connections are swept
+OCCUPANCY_ROUNDS = 4  # of housekeeping between two readings of occupancy: each is a call to Redis per pool
 
 log = structlog.get_logger()
 
@@ -291,14 +292,15 @@ class Gateway:
 
     async def _keep_house(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        for turn in count():
             due = loop.time() + HOUSEKEEPING_S
             await asyncio.sleep(HOUSEKEEPING_S)
             self._metrics.loop_lag.set(max(0.0, loop.time() - due))
             try:
                 self._connections.sweep()
                 self._admission.resize()
-                await self._read_occupancy()
+                if turn % OCCUPANCY_ROUNDS == 0:
+                    await self._read_occupancy()
             except Exception:  # a loop that everything else relies on must not end by one bad round
                 log.exception("housekeeping_failed")
 
