@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from gateway.commands.drill.client import Client, Ending, Story
 from gateway.commands.drill.hangups import Probes
 from gateway.commands.drill.scenario import Visit
+from gateway.core.directory import ServiceClass
 
 CONNECT_S_MAX = 30.0
 _WORDS = ("bade", "fogi", "kalo", "mira", "geda", "rola", "libo", "doke", "gima", "lero", "kefo", "balo")
@@ -30,7 +31,8 @@ class Crowd:
 
     def __init__(self, visits: Sequence[Visit], door: Door) -> None:
         self.stories: list[Story] = []
-        self.counts: dict[str, Counter[Ending]] = {}
+        asked = {visit.service_class for visit in visits}
+        self.counts = {one.label: Counter[Ending]() for one in ServiceClass if one.label in asked}
         self.waiting_max = 0
         self.lag_s_max = 0.0
         self.began_s = 0.0
@@ -105,7 +107,7 @@ class Crowd:
             self._start(self.probes.watch_leaving(client, self.door.keys[client.story.visit.tenant]))
 
     def _enter(self, story: Story) -> None:
-        self.counts.setdefault(story.visit.service_class, Counter())[story.ending] += 1
+        self.counts[story.visit.service_class][story.ending] += 1
         self.waiting_max = max(self.waiting_max, self.count(Ending.WAITING))
 
     def _note(self, story: Story, before: Ending) -> None:

@@ -37,7 +37,7 @@ from gateway.stores.sql import SqlDirectory
 
 MODEL = "drill"
 START_S_MAX = 60.0
-STOP_S_MAX = 5.0  # nobody is served any more when it stops: what is under way then is cut
+STOP_S_MAX = 10.0  # nobody is served any more when it stops: what is under way then is cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
