@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from gateway.core.eta import PoolCounts
 from gateway.core.scheduling import RESERVED_PERCENT, Ticket
 from gateway.stores.redis_client import Script
-from gateway.stores.redis_sight import AFTER_NUL, NUL, Sight, ticket_of
+from gateway.stores.redis_sight import AFTER_NUL, NUL, Sight, entry_of, ticket_of
 
 PAGE = 10_000  # entries of the line per look: some 5 ms of Redis's time
 
@@ -21,6 +21,7 @@ _VERBS = {verb: Script("pool", "turns", "line", "credit", verb) for verb in ("cl
 _LOOK = Script("pool", "look")
 _RESERVES = " ".join(str(percent) for _, percent in sorted(RESERVED_PERCENT.items()))
 _IN_LINE = "w"
+_BOUNDED, _UNBOUNDED = "b", "u"
 
 Correction = tuple[int, str, str, int]  # class, tenant, user, and what to charge them more
 
@@ -86,8 +87,7 @@ class RedisLine:
     async def claim(self, books: Books, in_flight: Collection[Ticket], waiting: Collection[str]) -> Answer | None:
         """Begin an epoch: have Redis hold exactly these tickets for the owner; it tells those it cannot know."""
         self._epoch += 1
-        held = [field for ticket in in_flight for field in _fields(ticket)]
-        return await self._call("claim", books, len(in_flight), *held, *waiting)
+        return await self._call("claim", books, len(in_flight), *map(entry_of, in_flight), *waiting)
 
     async def sync(
         self, books: Books, leaving: Sequence[str] = (), entering: Sequence[tuple[Ticket, bool]] = ()
@@ -98,8 +98,8 @@ class RedisLine:
         A ticket comes with whether it is bounded: one that had its place before is not. Those that are neither started
         nor granted nor refused wait. Idempotent by ticket id.
         """
-        fields = [field for ticket, is_bounded in entering for field in _fields(ticket, is_bounded=is_bounded)]
-        return await self._call("sync", books, len(leaving), *leaving, *fields)
+        entries = [(_BOUNDED if is_bounded else _UNBOUNDED) + entry_of(ticket) for ticket, is_bounded in entering]
+        return await self._call("sync", books, len(leaving), *leaving, *entries)
 
     async def retire(self) -> None:
         """Give back everything and be no owner any more."""
@@ -170,11 +170,3 @@ def _keys(pool: str) -> tuple[str, ...]:
     """The keys of a pool, as lua/pool.lua lists them; the braces keep them together in a Redis Cluster."""
     prefix = f"sluice:{{{pool}}}"
     return (prefix, *(f"{prefix}:{name}" for name in _KEYS))
-
-
-def _fields(ticket: Ticket, *, is_bounded: bool = False) -> Sequence[str | int]:
-    """The fields of a ticket, as lua/credit.lua reads them."""
-    return (
-        *(ticket.id, int(ticket.service_class), ticket.tenant, ticket.user, f"{max(0, ticket.order_ms):016}"),
-        *(ticket.work, ticket.weight, ticket.charge, int(is_bounded)),
-    )

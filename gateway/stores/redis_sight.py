@@ -20,6 +20,13 @@ def storable(ticket: Ticket) -> Ticket:
     return replace(ticket, user=hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest())
 
 
+def entry_of(ticket: Ticket) -> str:
+    """Give the entry of a ticket that has no number yet."""
+    order = f"{max(0, ticket.order_ms):0{DIGITS}}{NUL}{0:0{DIGITS}}"
+    whose = f"{ticket.service_class:d}{NUL}{ticket.tenant}{NUL}{ticket.user}"
+    return f"{whose}{NUL}{order}{NUL}{ticket.id}{NUL}{ticket.work}{NUL}{ticket.weight}{NUL}{ticket.charge}"
+
+
 def ticket_of(entry: str) -> Ticket:
     """Read a ticket from its entry."""
     service_class, tenant, user, deadline, _, ticket_id, work, weight, _ = entry.split(NUL)

@@ -5,14 +5,14 @@ redis.call('HSET', EPOCHS, OWNER, EPOCH)
 redis.call('DEL', wake_list(OWNER))
 take_books()
 
-local claimed, first_waiting = {}, VERB + 1 + TICKET_FIELDS * tonumber(ARGV[VERB])
-for i = VERB + 1, first_waiting - 1, TICKET_FIELDS do claimed[ARGV[i]] = true end
+local claimed, first_waiting = {}, VERB + 1 + tonumber(ARGV[VERB])
+for i = VERB + 1, first_waiting - 1 do claimed[unpack_entry(ARGV[i]).id] = true end
 for i = first_waiting, #ARGV do claimed[ARGV[i]] = true end
 for _, id in ipairs(ids_of(OWNER)) do
   if not claimed[id] then drop(id) end
 end
-for i = VERB + 1, first_waiting - 1, TICKET_FIELDS do
-  local ticket = read_ticket(i)
+for i = VERB + 1, first_waiting - 1 do
+  local ticket = read_ticket(ARGV[i])
   local known = load(ticket.id)
   if known and known.state == IN_LINE then -- the store fell back behind a grant that its owner has heard of
     quit(known)

@@ -15,7 +15,6 @@ local USED, GIVEN_BACK, WANTED = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(
 local WAITING_MAX, WAITING_OF_TENANT_MAX = tonumber(ARGV[9]), tonumber(ARGV[10])
 local BATCH, CORRECTIONS = tonumber(ARGV[11]), tonumber(ARGV[12])
 local VERB = 13 + 4 * CORRECTIONS -- where the verb's own arguments begin
-local TICKET_FIELDS = 9
 local RESERVES = {}
 for percent in string.gmatch(ARGV[4], '%d+') do table.insert(RESERVES, tonumber(percent)) end
 
@@ -103,10 +102,10 @@ end
 
 local function count_free() free = slots() - ticketed() - on_credit() end
 
-local function read_ticket(i)
-  return {owner = OWNER, id = ARGV[i], class = ARGV[i + 1], tenant = ARGV[i + 2], user = ARGV[i + 3],
-    deadline = ARGV[i + 4], work = ARGV[i + 5], weight = ARGV[i + 6], charge = ARGV[i + 7], number = digits(0),
-    is_bounded = ARGV[i + 8] == '1'}
+local function read_ticket(entry)
+  local ticket = unpack_entry(entry)
+  ticket.owner = OWNER
+  return ticket
 end
 
 local function start(ticket)
@@ -140,17 +139,18 @@ local function grant()
   end
 end
 
--- Let the ticket whose fields begin at ARGV[i] have a free slot if nobody waits, else put it in line or refuse it.
-local function enter(i)
-  local ticket = read_ticket(i)
+-- Let a ticket have a free slot if nobody waits, else put it in line or refuse it. *word* is its entry after a letter:
+-- u if it had its place before, so that no bound applies to it.
+local function enter(word)
+  local ticket, is_bounded = read_ticket(string.sub(word, 2)), string.sub(word, 1, 1) ~= 'u'
   local known = load(ticket.id)
   if known then return look_up(known) end
   local in_line = waiting()
   if free > 0 and in_line == 0 then
     start(ticket)
-  elseif ticket.is_bounded and in_line >= WAITING_MAX then
+  elseif is_bounded and in_line >= WAITING_MAX then
     table.insert(line_full, ticket.id)
-  elseif ticket.is_bounded and in_line >= WAITING_OF_TENANT_MAX
+  elseif is_bounded and in_line >= WAITING_OF_TENANT_MAX
     and waiting_of(ticket.tenant, #RESERVES) >= WAITING_OF_TENANT_MAX then
     table.insert(share_full, ticket.id)
   else

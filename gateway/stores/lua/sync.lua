@@ -8,5 +8,5 @@ for i = VERB + 1, entering - 1 do
 end
 count_free()
 grant()
-for i = entering, #ARGV, TICKET_FIELDS do enter(i) end
+for i = entering, #ARGV do enter(ARGV[i]) end
 return finish()
