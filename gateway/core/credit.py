@@ -9,7 +9,9 @@ worker. So a worker is given only what it takes into its batch at once; what tha
   one cut: none follows within a reaction time, a beat or a mean TTFT, whichever is longer. Up to nine tenths of where
   the last incident began the growth is steady, above it is a slow probe (the plateau of CUBIC, RFC 9438).
 - *Gradient* (Netflix concurrency-limits, Gradient2Limit): a short average of latency against a long one. Latency is
-  TTFT per prompt token ahead, so that the long average predicts TTFT, and ITL. Over twice the usual, credit is cut.
+  TTFT per engine step that the prompt tokens ahead fill, so that the long average predicts TTFT, and ITL. Over twice
+  the usual, credit is cut, but by a quarter at most: an engine that neither queues nor preempts may be slow for reasons
+  that fewer sequences do not cure, such as a neighbour on its machine.
 
 No clock and no I/O: times are seconds of any clock that only goes forward. The floor is 4 sequences, or the engine's
 own limit if that is smaller; the ceiling is the engine's own limit, from which the credit starts.
@@ -33,13 +35,13 @@ KV_CACHE_FULL = 0.95  # growing any further would only buy preemptions
 
 LATENCY_TOLERANCE = 2.0  # latency over this many times its long average counts as congestion; Gradient2's is 1.5
 GRADIENT_MIN = 0.8  # what latency alone may take at once
+LATENCY_SHARE_MIN = 0.75  # what it leaves of the engine's limit
 SHORT_SAMPLES, LONG_SAMPLES = 10, 100
 LONG_DECAY = 0.95  # Gradient2: after a phase of congestion the long average must come down again
 
 PREFILL_STEPS = 2  # one step's prompt tokens are computed while the next one's arrive
 BATCHED_TOKENS_GUESS = 2048  # vLLM's default on small GPUs and CPUs
-# A prefill of a few tokens still takes a step; below this many tokens TTFT no longer falls with the prompt.
-PREFILL_TOKENS_MIN = 256
+STEP_S_GUESS = 0.5  # of an engine that has not shown a first token yet: slower than most
 UNLIMITED = 1 << 30
 
 
@@ -79,7 +81,8 @@ class WorkerCredit:
 
     def __init__(self, max_seqs: int, max_batched_tokens: int = 0, mode: CreditMode = CreditMode.ADAPTIVE) -> None:
         self._max_seqs = max_seqs if mode is not CreditMode.OFF else UNLIMITED * bool(max_seqs)
-        self._prefill_tokens_max = PREFILL_STEPS * (max_batched_tokens or BATCHED_TOKENS_GUESS)
+        self._batched_tokens = max_batched_tokens or BATCHED_TOKENS_GUESS
+        self._prefill_tokens_max = PREFILL_STEPS * self._batched_tokens
         if mode is CreditMode.OFF:
             self._prefill_tokens_max = UNLIMITED
         self._adapts = mode is CreditMode.ADAPTIVE
@@ -93,7 +96,7 @@ class WorkerCredit:
         self._judged: tuple[float, Beat] | None = None
         self._preemptions: int | None = None
         self._kv_cache_usage = 0.0
-        self._prefill = _Drift()  # s of TTFT per prompt token ahead
+        self._prefill = _Drift()  # s of TTFT per step ahead
         self._itl = _Drift()
         self._ttft_s = 0.0
 
@@ -110,7 +113,7 @@ class WorkerCredit:
         """How many prompt tokens may be outstanding; at least one step's, whatever the cuts."""
         if not self.is_cut:
             return self._prefill_tokens_max
-        return max(self._prefill_tokens_max // PREFILL_STEPS, int(self._prefill_tokens_max * self._seqs / self._max_seqs))
+        return max(self._batched_tokens, int(self._prefill_tokens_max * self._seqs / self._max_seqs))
 
     @property
     def is_cut(self) -> bool:
@@ -118,10 +121,8 @@ class WorkerCredit:
 
     def predicted_ttft_s(self, prefill_tokens: int) -> float:
         """Predict the time to the first token with *prefill_tokens* outstanding, the request's own included."""
-        tokens = max(prefill_tokens, PREFILL_TOKENS_MIN)
-        if not self._prefill.samples:  # one step a second: slower than anything worth serving with
-            return tokens * PREFILL_STEPS / self._prefill_tokens_max
-        return tokens * self._prefill.long
+        step_s = self._prefill.long if self._prefill.samples else STEP_S_GUESS
+        return self._steps(prefill_tokens) * step_s
 
     def use(self, seqs: int) -> None:
         """Note that *seqs* sequences are in flight: only a credit that is used up may grow."""
@@ -129,7 +130,7 @@ class WorkerCredit:
 
     def note_first_token(self, ttft_s: float, prefill_tokens: int) -> None:
         """Take an observed TTFT of a request that had *prefill_tokens* ahead of it, its own included."""
-        self._prefill.add(ttft_s / max(prefill_tokens, PREFILL_TOKENS_MIN))
+        self._prefill.add(ttft_s / self._steps(prefill_tokens))
         self._ttft_s += (ttft_s - self._ttft_s) / min(self._prefill.samples, SHORT_SAMPLES)
 
     def hear(self, now_s: float, load: EngineLoad) -> bool:
@@ -151,10 +152,14 @@ class WorkerCredit:
             self._judged = (now_s, beat)
             self._used = 0
 
+    def _steps(self, prefill_tokens: int) -> float:
+        """How many steps *prefill_tokens* take, the one they come into included."""
+        return 1 + prefill_tokens / self._batched_tokens
+
     def _follow_latency(self, now_s: float) -> None:
         gradient = min(self._prefill.gradient, self._itl.gradient)
         if gradient < 1:
-            self._cut(now_s, gradient)
+            self._cut(now_s, gradient, LATENCY_SHARE_MIN * self._max_seqs)
         elif self._kv_cache_usage < KV_CACHE_FULL:
             self._grow()
 
@@ -167,11 +172,11 @@ class WorkerCredit:
         if tokens > 0 and beat.running and before.running:
             self._itl.add((beat.running + before.running) / 2 * (now_s - then_s) / tokens)
 
-    def _cut(self, now_s: float, factor: float) -> bool:
+    def _cut(self, now_s: float, factor: float, seqs_min: float = 0.0) -> bool:
         if not self._adapts or now_s - self._cut_s < max(BEAT_S, self._ttft_s):
             return False
         self._cut_s, self._knee, self._beats = now_s, KNEE * self._seqs, 0
-        self._seqs = max(float(self._floor), self._seqs * factor)
+        self._seqs = max(float(self._floor), min(self._seqs, seqs_min), self._seqs * factor)
         return True
 
     def _grow(self) -> None:

@@ -131,12 +131,20 @@ def test_a_beat_that_arrives_in_several_ways_is_one_beat():
 def test_first_tokens_that_come_far_later_than_predicted_cut_the_credit_a_little():
     engine = Engine()
     for _ in range(100):
-        engine.credit.note_first_token(0.1, 1000)
-    assert engine.credit.predicted_ttft_s(2000) == pytest.approx(0.2)
+        engine.credit.note_first_token(0.1, 2048)
+    assert engine.credit.predicted_ttft_s(3 * 2048) == pytest.approx(0.2)
     assert engine.beat_busily() == 64
     for _ in range(10):
-        engine.credit.note_first_token(0.5, 1000)
+        engine.credit.note_first_token(0.5, 2048)
     assert int(CUT * 64) < engine.beat_busily() < 64
+
+
+def test_latency_alone_takes_no_more_than_a_quarter():
+    engine = Engine()
+    engine.beat_busily(30, itl_s=0.02)
+    seen = {engine.beat_busily(itl_s=0.02 * 2**n) for n in range(10)}
+    assert min(seen) == 48
+    assert engine.beat_busily(waiting=9) == int(CUT * 48), "an engine that queues loses more"
 
 
 def test_slow_first_tokens_of_a_worker_with_little_to_do_cut_nothing():

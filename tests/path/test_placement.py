@@ -102,6 +102,17 @@ async def test_a_whole_answers_prompt_counts_as_prefilled_long_before_its_end(st
         assert (await asking).is_finished
 
 
+async def test_a_whole_answer_before_its_first_token_was_due_teaches_how_fast_the_engine_is(start_path, connections):
+    async with start_path(count=1) as path:
+        await path.beat(0, max_batched_tokens=10)
+        credit = path.gateway._roster.credit("w0")
+        assert credit.predicted_ttft_s(256) > 10
+        assert (await ask(connections, path.url, path.key, BODY | {"temperature": -1})).status == 400
+        assert credit.predicted_ttft_s(256) > 10, "a refusal says nothing of it"
+        assert (await ask(connections, path.url, path.key, BODY)).is_finished
+        assert credit.predicted_ttft_s(256) < 10
+
+
 async def test_an_engine_gets_no_more_sequences_than_it_has_credit_for(start_path, connections):
     pace = Pace(max_num_seqs=4, inter_token_s=0.002, prefill_tokens_per_s=1e6)
     async with start_path(engine={"pace": pace}) as path:
