@@ -63,8 +63,9 @@ class Credit:
 
     @property
     def has_moved(self) -> bool:
-        """Whether what is used has moved by more than half of what was lent beyond it: time to tell."""
-        return 2 * abs(len(self.used) - self._told) > self._lent
+        """Whether half of what was lent is used up, or as much again has come back: time to tell."""
+        more = len(self.used) - self._told
+        return 2 * more > self._lent or -more > self._lent
 
     def wanted(self, now_s: float) -> int:
         """Tell how many slots are wanted beyond those that are used: two windows' worth at the busiest rate."""

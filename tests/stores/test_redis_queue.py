@@ -287,3 +287,23 @@ async def test_all_keys_of_a_pool_lie_in_one_slot_of_a_cluster(tmp_path):
 
 async def _is_cluster_up(raw) -> bool:
     return b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO")
+
+
+async def test_a_gateway_that_died_with_thousands_in_line_is_reaped_in_parts_and_whole(gateways, redis_url):
+    """No single call may hold Redis for long; if the dead one wakes meanwhile, it is heard again only by a claim."""
+    client = connect(redis_url)
+    dead, living = line_of(client, "dead"), line_of(client, "living", 30.0)
+    await dead.claim(Books(), [], [])
+    for batch in range(9):
+        tickets = [ticket(f"t{batch}-{n}", f"tenant-{n % 9}") for n in range(500)]
+        await dead.sync(Books(), entering=[(one, False) for one in tickets])
+    await living.claim(Books(), [], [])
+    with redis.Redis.from_url(redis_url) as raw:
+        raw.zadd(f"sluice:{{{POOL}}}:owners", {"dead": 0})  # its lease is over
+    left = [(await living.sync(Books())).pool.waiting for _ in range(4)]
+    assert left == [2500, 500, 0, 0]
+    assert await dead.sync(Books()) is None
+    await living.retire()
+    with redis.Redis.from_url(redis_url) as raw:
+        assert raw.keys() == []
+    await client.aclose()

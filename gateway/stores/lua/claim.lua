@@ -8,7 +8,7 @@ take_books()
 local claimed, first_waiting = {}, VERB + 1 + tonumber(ARGV[VERB])
 for i = VERB + 1, first_waiting - 1 do claimed[unpack_entry(ARGV[i]).id] = true end
 for i = first_waiting, #ARGV do claimed[ARGV[i]] = true end
-for _, id in ipairs(ids_of(OWNER)) do
+for _, id in ipairs(ids_of(OWNER, ALL)) do
   if not claimed[id] then drop(id) end
 end
 for i = VERB + 1, first_waiting - 1 do

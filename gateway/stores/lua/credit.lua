@@ -18,6 +18,9 @@ local VERB = 13 + 4 * CORRECTIONS -- where the verb's own arguments begin
 local RESERVES = {}
 for percent in string.gmatch(ARGV[4], '%d+') do table.insert(RESERVES, tonumber(percent)) end
 
+local ALL = -1
+local REAPED_MAX = 2000 -- tickets of a dead owner per call: some 50 ms
+
 -- Tickets of the caller: started past the line, granted out of it, not known, refused as the line or a share is full.
 local started, granted, unknown, line_full, share_full = {}, {}, {}, {}, {}
 local woken = {} -- owner -> its epoch and the ids of its tickets that this call granted
@@ -66,26 +69,29 @@ local function drop(id)
   return ticket.state ~= IN_LINE
 end
 
-local function ids_of(owner)
-  local ids = starting_with(OWNED, owner)
+local function ids_of(owner, most)
+  local ids = starting_with(OWNED, owner, 'LIMIT', 0, most)
   for i, entry in ipairs(ids) do ids[i] = string.sub(entry, #owner + 2) end
   return ids
 end
 
-local function disown(owner)
-  for _, id in ipairs(ids_of(owner)) do drop(id) end
-  redis.call('ZREM', OWNERS, owner)
-  redis.call('HDEL', EPOCHS, owner)
+-- Take from an owner what it held; of its tickets at most so many, and the rest at the next call.
+local function disown(owner, most)
+  redis.call('HDEL', EPOCHS, owner) -- from here on it is heard again only if it claims
   redis.call('HDEL', BOOKS, owner)
+  local ids = ids_of(owner, most)
+  for _, id in ipairs(ids) do drop(id) end
+  if #ids == most then return end
+  redis.call('ZREM', OWNERS, owner)
   redis.call('DEL', wake_list(owner))
 end
 
--- Renew the caller's lease; take from owners whose lease has ended all that they held.
+-- Renew the caller's lease; take from owners whose lease has ended what they held.
 local function renew_and_reap()
   local time = redis.call('TIME')
   local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
   redis.call('ZADD', OWNERS, now_ms + LEASE_MS, OWNER)
-  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now_ms)) do disown(owner) end
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now_ms)) do disown(owner, REAPED_MAX) end
 end
 
 -- Take what the caller says of itself. It gives its credit back for the time of the call, all but what it uses.
@@ -171,11 +177,11 @@ end
 
 -- Ask others once to give back the credit that they do not use, and to say from now on when they use less.
 local function recall()
-  for _, owner in ipairs(redis.call('HKEYS', BOOKS)) do
-    local _, books = books_of(owner)
-    if owner ~= OWNER and books[1] > 0 and books[5] == 0 then
-      books[5] = 1
-      write_books(owner, unpack(books))
+  local books = redis.call('HGETALL', BOOKS)
+  for i = 1, #books, 2 do
+    local owner, leased, rest, knows = books[i], string.match(books[i + 1], '^(%d+)(.*) (%d)$')
+    if owner ~= OWNER and leased ~= '0' and knows == '0' then
+      redis.call('HSET', BOOKS, owner, leased .. rest .. ' 1')
       woken[owner] = woken[owner] or {number_in(EPOCHS, owner)}
     end
   end

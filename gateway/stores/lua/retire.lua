@@ -1,6 +1,6 @@
 -- An owner goes: it gives back all that it holds, and the last one turns off the light.
 if known_epoch() ~= EPOCH then return stale() end
-disown(OWNER)
+disown(OWNER, ALL)
 if redis.call('ZCARD', OWNERS) == 0 then
   redis.call('DEL', unpack(KEYS))
 else
