@@ -34,7 +34,7 @@ check: dev ## Format, lint, types, and the tidy tests
 	.venv/bin/pytest -q tests/tidy
 
 .PHONY: bench
-bench: dev ## Measure the gateway's own cost; a minute or two
+bench: dev ## Measure the gateway's own cost, and what late binding does; some minutes
 	.venv/bin/python -m tests.bench
 
 .PHONY: dev
