@@ -8,14 +8,14 @@ from gateway.serve.plane import Plane
 
 async def end_job(store: JobStore, archive: JobArchive, plane: Plane, pool: str, result: JobResult) -> None:
     """
-    Close the bill by what is kept, then tell the store, then forget the body.
+    Close the bill by what is kept, forget the body, tell the store.
 
     In this order each step may be done again, by any gateway, and changes nothing. Raises StoreUnavailable at the step
     that must be done again. The job is counted and logged by whoever tells the store first.
     """
     job_id = result.event.id
     await plane.metering.spool.close(result.event)
+    await archive.drop_request(job_id)
     if await store.finish(pool, job_id, result.state):
         plane.metering.metrics.count_job(result.state.value)
         plane.metering.ended(result.event, None, is_known=True)
-    await archive.drop_request(job_id)

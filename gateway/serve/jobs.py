@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway.core.ids import digest
-from gateway.core.jobs import Job, JobState, JobView
+from gateway.core.jobs import Job, JobResult, JobState, JobView
 from gateway.core.outcome import Outcome
 from gateway.core.request import ChatRequest
 from gateway.errors import Refused, StoreUnavailable
@@ -260,18 +260,22 @@ class Jobs:
         """
         store, runs = self._lane
         view = await self._found(tenant, job_id)
-        kept = None if view.state.is_final else await self._archive.request(job_id)
-        if kept is not None:
-            job, _ = kept
-            result = await self._archive.put_result(job_id, cancelled(job, plane))
-            await end_job(store, self._archive, plane, job.pool, result)
+        if not view.state.is_final and (result := await self._cancelled(job_id, plane)):
+            await end_job(store, self._archive, plane, result.event.pool, result)
             runs.stop(job_id)
             self.on_end()
             view = await self._found(tenant, job_id)
         if view.state is not JobState.CANCELLED:
-            message = f"The job {job_id} has ended already: it {view.state.value}. Its result is kept."
+            message = f"The job {job_id} has ended, or is about to: its result is kept."
             raise Refused(Outcome.CONFLICT, message, code="job_ended", should_retry=False)
         return view
+
+    async def _cancelled(self, job_id: str, plane: Plane) -> JobResult | None:
+        """Put the result of a cancelled job, unless there is one; gives the one that counts. None: its body is lost."""
+        kept = await self._archive.request(job_id)
+        if kept is None:  # it is ending at this moment
+            return await self._archive.result(job_id)
+        return await self._archive.put_result(job_id, cancelled(kept[0], plane))
 
     async def _answer(self, reply: Reply, view: JobView, status: int = 200) -> None:
         _sign(reply, view.id)

@@ -26,6 +26,7 @@ from gateway.serve.plane import Plane
 POLL_S = 1.0  # how soon a job that another gateway took in is seen; one taken in here is seen at once
 IDLE_POLL_S = 5.0  # the same where all jobs of a pool had ended at the last look: it is one call to the store
 BEATS_PER_LEASE = 5  # four may be lost before another gateway runs the job too
+END_S_MAX = 2.0  # what a gateway that stops gives its jobs to end that need no more than a store
 NO_CAPACITY_PAUSE_S = 2.0  # a pool that could not serve a job is left alone for so long
 
 log = structlog.get_logger()
@@ -49,6 +50,7 @@ class _Run:
     taken: Taken
     task: asyncio.Task[None] | None = None
     is_on_engine: bool = False
+    is_ending: bool = False  # its result is kept: nothing that happens now makes it another one
 
 
 class Runner:
@@ -107,6 +109,8 @@ class Runner:
         self.begin_drain()
         if running := [run.task for run in self._runs.values() if run.task]:
             await asyncio.wait(running, timeout=within_s)
+        if ending := [run.task for run in self._runs.values() if run.task and run.is_ending]:
+            await asyncio.wait(ending, timeout=END_S_MAX)
         tasks = [*self._tasks, *(run.task for run in self._runs.values() if run.task)]
         for task in tasks:
             task.cancel()
@@ -118,9 +122,9 @@ class Runner:
         self._has_news.set()
 
     def stop(self, job_id: str) -> None:
-        """Stop a job if it runs here: it was cancelled, or another gateway runs it now."""
+        """Stop a job if it runs here: it was cancelled, or another gateway runs it now. One that is ending ends."""
         run = self._runs.get(job_id)
-        if run is not None and run.task is not None:
+        if run is not None and run.task is not None and not run.is_ending:
             run.task.cancel()
 
     async def _take(self) -> None:
@@ -187,6 +191,7 @@ class Runner:
                 return
             result = await insist(lambda: self._archive.put_result(job_id, made))
         assert result is not None, "a job without a result was just run"
+        run.is_ending = True
         await insist(lambda: end_job(self._store, self._archive, self._plane, run.pool, result))
         self.on_end()
 

@@ -279,6 +279,27 @@ async def test_a_full_line_of_jobs_refuses_and_keeps_no_body(start_lane):
         assert len([*(path.gateway._objects.folder / "requests").iterdir()]) == 2
 
 
+async def test_many_jobs_end_completely_though_leases_are_renewed_all_the_time(start_lane):
+    """A renewal may meet a job in the instant between its end in the store and its end here."""
+    async with start_lane(jobs={"lease_s": 1}) as (path, client):
+        runner = path.gateway._lane.runner
+        storm = asyncio.create_task(renew_all_the_time(runner))
+        tickets = await asyncio.gather(*(client.ticket(BODY | {"max_tokens": 1}) for _ in range(100)))
+        for ticket in tickets:
+            await client.until(ticket, "completed")
+        await until(lambda: not runner._runs)
+        storm.cancel()
+        metrics = (await client.http.get("/metrics")).text
+        assert set(await path.events()) == {ticket["id"] for ticket in tickets}
+        assert not [*(path.gateway._objects.folder / "requests").iterdir()]
+    assert 'sluice_jobs_total{outcome="completed"} 100.0' in metrics
+
+
+async def renew_all_the_time(runner):
+    while True:
+        await runner._renew()
+
+
 async def test_metrics_count_jobs(start_lane):
     async with start_lane(count=1, jobs={"concurrency": 1}) as (_, client):
         await client.until(await client.ticket(BODY | {"max_tokens": 10**9}), "failed")
