@@ -126,7 +126,7 @@ def _start_workers(stack: ExitStack, folder: Path, gateways: list[GatewayServer]
 def _run(installation: Installation, engines: list[str], setup: Setup) -> Run:
     """Load the engines through gateways that have just started: what the other kind did must not weigh on credit."""
     for gateway in installation.gateways:
-        gateway.stop()
+        gateway.kill()  # nothing is under way, and a drain would wait for the agents' connections
         gateway.start()
     for gateway in installation.gateways:
         gateway.wait_until("hearing its workers", lambda g=gateway: len(g.ready_workers()) == len(engines), START_S_MAX)
