@@ -48,7 +48,7 @@ class QueueSettings(_Section):
     lease_s: float = Field(3.0, gt=0.5, le=3.3, description="A gateway silent for this long loses tickets and slots.")
     store_timeout_s: float = Field(0.5, gt=0, description="A Redis call that takes longer counts as Redis being down.")
     headers_hold_s: float = Field(
-        2.5,
+        2.0,
         gt=0,
         le=2.7,
         description="A stream that waits gets its headers after this long; refusals before keep theirs.",

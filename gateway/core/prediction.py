@@ -12,7 +12,7 @@ GUESS_COUNTS = 4
 # The last 20 answers make two thirds of a mean, so that a new use of a model is learnt within some dozens.
 MEAN_GAIN_MIN = 0.05
 HIGH_QUANTILE = 0.9
-HIGH_GAIN_MIN = 0.03
+HIGH_GAIN_MIN = 0.06  # upwards 5 % an answer: from 50 to 600 tokens in as many
 HIGH_GAIN = 3.0  # above 1 ÷ (2 × density at the quantile), which is 2.9 for a log-normal with σ = 1: then it converges
 
 

@@ -147,7 +147,7 @@ def answer_event(status: int, body: bytes) -> bytes:
     except ValueError:
         said = body.decode(errors="replace")
     if status < 400:
-        return error_event(json.dumps(said).encode()) + DONE
+        return b"data: " + json.dumps(said, ensure_ascii=False).encode() + b"\n\n" + DONE
     if not (isinstance(said, dict) and "error" in said):
         said = {"error": {"message": said, "type": None, "param": None, "code": status}}
     return error_event(json.dumps({"error": said["error"]}, ensure_ascii=False).encode())

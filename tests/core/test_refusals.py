@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.directory import ServiceClass
 from gateway.core.outcome import Outcome
-from gateway.core.refusals import line_full, share_full, wait_too_long, waited_too_long
+from gateway.core.refusals import line_full, no_worker, share_full, wait_too_long, waited_too_long
 from gateway.core.scheduling import Ticket
 
 TICKET = Ticket(id="req_1", tenant="acme", service_class=ServiceClass.STANDARD)
@@ -56,3 +56,11 @@ def test_one_whose_time_is_over_is_told_how_long_it_waited():
     refusal = waited_too_long("qwen", TICKET, 30.0)
     assert "within 30 s" in refusal.message
     assert refusal.outcome.status == 429
+
+
+def test_a_pool_without_a_worker_is_retried_soon_or_when_one_is_expected():
+    held = no_worker("qwen", ServiceClass.STANDARD, 300.0, None)
+    assert (held.outcome.status, held.retry_after_s, held.should_retry) == (503, 60, None)
+    assert "within 300 s" in held.message
+    starting = no_worker("qwen", ServiceClass.INTERACTIVE, 120.0, 400.0)
+    assert (starting.retry_after_s, starting.should_retry, starting.limit["eta_s"]) == (None, False, 400.0)

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sse import _ROLE, DONE, FrameBuffer, UsageTracker, has_only_role, last_usage, strip_usage
+from gateway.core.sse import (
+    _ROLE,
+    DONE,
+    FrameBuffer,
+    UsageTracker,
+    answer_event,
+    has_only_role,
+    last_usage,
+    strip_usage,
+)
 from gateway.core.usage import Usage
 
 
@@ -109,3 +118,20 @@ def test_frames_without_usage_change_nothing(chunk):
     tracker.feed(frame("a", counts(5, 3)))
     assert tracker.feed(chunk) == Usage(prompt=5, completion=3)
     assert strip_usage(chunk, keep_final=False) == chunk
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "event"),
+    [
+        (400, b'{\n "error": {"message": "no"}\n}', b'data: {"error": {"message": "no"}}\n\n'),
+        (400, b'{"error": {"message": "\xc3\xbc"}, "id": 1}', 'data: {"error": {"message": "ü"}}\n\n'.encode()),
+        (
+            404,
+            b"<html>\n\n</html>",
+            b'data: {"error": {"message": "<html>\\n\\n</html>", "type": null, "param": null, "code": 404}}\n\n',
+        ),
+        (200, b'{"id": 1}', b'data: {"id": 1}\n\n' + DONE),
+    ],
+)
+def test_a_whole_answer_becomes_the_last_event_of_a_stream_that_has_begun(status, body, event):
+    assert answer_event(status, body) == event

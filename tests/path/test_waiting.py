@@ -2,13 +2,21 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
+from gateway.core.directory import ServiceClass
+from gateway.core.request import parse_chat
+from gateway.serve.http import TRANSPORT_EXTENSION, Call, Reply
 from gateway.serve.wire import ConnectionPool
+from gateway.serve.wishes import read_wishes
 from tests.path.waiting_clients import BODY, COMMENT, QUICK, STREAM, busy, until_waiting, waits
 from tests.waiting import until
 from workers.engines.sim_batch import Pace
+
+STANDARD = ServiceClass.STANDARD
+SCOPE = {"method": "POST", "path": "/v1/chat/completions", "headers": []}
 
 
 @pytest.fixture
@@ -141,6 +149,37 @@ async def test_a_client_that_leaves_while_it_is_told_frees_its_place_at_once(sta
         await until_waiting(path, 0)
         assert asyncio.get_running_loop().time() - left < 0.25
         await until(lambda: not path.gateway._admission.is_waiting(client.id))
+
+
+async def test_a_client_that_does_not_read_is_passed_over(start_path, connections):
+    """What it was sent before fills its connection; to wait for it would hold up everybody else's telling."""
+    accepted = asyncio.get_running_loop().create_future()
+    server = await asyncio.start_server(lambda _, writer: accepted.set_result(writer), "127.0.0.1", 0)
+    async with server, start_path(count=1) as path:
+        _, client = await asyncio.open_connection(*server.sockets[0].getsockname())
+        client.transport.pause_reading()
+        writer = await accepted
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            writer.write(message.get("body", b""))
+            await writer.drain()
+
+        reply = Reply({"extensions": {TRANSPORT_EXTENSION: {"transport": writer.transport}}}, send)
+        await reply.begin_stream()
+        record = path.gateway._make_plane().metering.open(Call(SCOPE, None, id="req_0", arrived_ms=0, body_bytes_max=0))
+        record.request, record.wishes = parse_chat(json.dumps(STREAM).encode(), None), read_wishes({}, STANDARD)
+        async with path.gateway._waiting.post(record, reply) as post:
+            await post.tell(time.monotonic())
+            assert sent[-1]["body"] == b": running id=req_0\n\n"
+            writer.write(b"x" * (64 << 20))  # more than the kernel keeps for it
+            count = len(sent)
+            async with asyncio.timeout(1):
+                await post.tell(time.monotonic() + 60)
+            assert len(sent) == count
+        writer.transport.abort()
+        client.transport.abort()
 
 
 async def test_a_wait_that_would_be_too_long_is_429_with_what_to_do(start_path, connections):
