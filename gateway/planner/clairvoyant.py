@@ -16,6 +16,7 @@ value, each valued as its best, which only raises the bound.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 
 from gateway.planner.engine import Pace
@@ -30,28 +31,34 @@ def engine_s(request: Request, pace: Pace) -> float:
     return request.output_tokens * token_s + request.prompt_tokens / pace.prefill_tokens_per_s
 
 
-def bound(requests: Sequence[Request], pace: Pace, workers: int, value: Callable[[Request], float]) -> float:
-    """Give the most *value* that any schedule on *workers* engines could get out of *requests*."""
+def bound(
+    requests: Sequence[Request],
+    pace: Pace,
+    workers: int,
+    value: Callable[[Request], float],
+    until_s: float = math.inf,
+) -> float:
+    """Give the most *value* that any schedule on *workers* engines could get out of *requests* until *until_s*."""
     ranked = sorted(requests, key=lambda one: value(one) / engine_s(one, pace), reverse=True)
     size = max(1, len(ranked) // GROUPS)
     total = fitted_s = 0.0
     for start in range(0, len(ranked), size):
         best = ranked[start]
-        fits_s = work_that_fits(ranked[: start + size], pace, workers)
+        fits_s = work_that_fits(ranked[: start + size], pace, workers, until_s)
         total += value(best) / engine_s(best, pace) * (fits_s - fitted_s)
         fitted_s = fits_s
     return total
 
 
-def work_that_fits(requests: Sequence[Request], pace: Pace, workers: int) -> float:
+def work_that_fits(requests: Sequence[Request], pace: Pace, workers: int, until_s: float = math.inf) -> float:
     """Give the most engine time that can be spent on *requests* within their windows: earliest latest end first."""
     jobs = sorted(requests, key=lambda one: one.at_s)
     open_jobs: list[tuple[float, float]] = []  # (latest end, engine time left)
     done_s = 0.0
     for place, job in enumerate(jobs):
         heapq.heappush(open_jobs, (_latest_end_s(job, pace), engine_s(job, pace)))
-        until_s = jobs[place + 1].at_s if place + 1 < len(jobs) else float("inf")
-        done_s += _work_off(open_jobs, job.at_s, until_s, workers)
+        next_s = jobs[place + 1].at_s if place + 1 < len(jobs) else math.inf
+        done_s += _work_off(open_jobs, job.at_s, min(next_s, until_s), workers)
     return done_s
 
 

@@ -69,7 +69,7 @@ class Engine:
         self._step_s = 0.0
         self._steps = 0  # of the stretch under way
         self.busy_s = 0.0
-        self.prefilled_tokens = 0
+        self.wasted_tokens = 0  # of prompts that were prefilled in vain
         self.ends_s: float | None = None
 
     def __repr__(self) -> str:
@@ -92,6 +92,7 @@ class Engine:
         """Drop *sequence*, which has no token yet; what this step computes for it is computed to its end."""
         assert sequence.first_step is None, "only a sequence without a token is aborted"
         sequence.is_aborted = True
+        self.wasted_tokens += sequence.computed
         if sequence in self._prefilling:
             del self._prefilling[sequence]
         else:
@@ -117,9 +118,11 @@ class Engine:
         return happened
 
     def _prefill(self, sequence: Sequence, tokens: int, happened: Happened) -> None:
-        self.prefilled_tokens += tokens
+        if sequence.is_aborted:
+            self.wasted_tokens += tokens
+            return
         sequence.computed += tokens
-        if sequence.computed < sequence.prompt_tokens or sequence.is_aborted:
+        if sequence.computed < sequence.prompt_tokens:
             return
         del self._prefilling[sequence]
         sequence.first_step = self._done

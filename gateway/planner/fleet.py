@@ -82,6 +82,11 @@ class Fleet:
         """How long engines had work to do, in sum."""
         return sum(worker.engine.busy_s for worker in (*self._workers, *self._gone))
 
+    @property
+    def wasted_tokens(self) -> int:
+        """Count the prompt tokens that were prefilled for people who did not wait for the first token."""
+        return sum(worker.engine.wasted_tokens for worker in (*self._workers, *self._gone))
+
     def coming(self, now_s: float) -> list[Coming]:
         """List the capacity that is starting."""
         seqs = self._pace.max_num_seqs

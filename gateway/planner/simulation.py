@@ -100,7 +100,6 @@ class Simulation:
         self._unsent: dict[str, _InFlight] = {}  # granted, but no worker has credit for the prompt yet
         self._owners: dict[Answer, _InFlight] = {}
         self._samples: list[Sample] = []
-        self._wasted_s = 0.0
 
     def __repr__(self) -> str:
         return f"<Simulation [{self._open} open at {self._now_s:.1f} s, {self._queue!r}, {self._fleet!r}]>"
@@ -203,12 +202,9 @@ class Simulation:
         self._unsent.pop(flight.story.ticket.id, None)
         if flight.worker is None:
             return
-        pace, answer = self._plan.pace, flight.answer
         if flight.has_reached:
-            flight.worker.engine.abort(answer)
-        if answer.computed:
-            self._wasted_s += answer.computed / pace.prefill_tokens_per_s + pace.inter_token_s / pace.max_num_seqs
-        flight.worker.prefill_tokens -= answer.prompt_tokens
+            flight.worker.engine.abort(flight.answer)
+        flight.worker.prefill_tokens -= flight.answer.prompt_tokens
         self._detach(flight)
 
     def _detach(self, flight: _InFlight) -> None:
@@ -275,7 +271,7 @@ class Simulation:
             samples=self._samples,
             ended_s=self._now_s,
             engine_busy_s=self._fleet.busy_s,
-            engine_wasted_s=self._wasted_s,
+            engine_wasted_s=self._fleet.wasted_tokens / self._plan.pace.prefill_tokens_per_s,
             engine_paid_s=self._fleet.paid_s(self._now_s),
         )
 

@@ -110,7 +110,7 @@ def test_who_loses_patience_leaves_the_line_or_the_engine_and_what_was_computed_
     assert [story.ended_s for story in course.stories[:2]] == pytest.approx([0.5, 0.3])
     assert course.stories[2].sent_s == pytest.approx(0.5)
     assert course.stories[2].first_s == pytest.approx(0.8 + 0.2), "the step of 0.4 s under way goes on to its end"
-    assert course.engine_wasted_s == pytest.approx(0.3 + 0.1), "one chunk of 300 tokens, and a step of the only slot"
+    assert course.engine_wasted_s == pytest.approx(0.6), "a chunk of 300 tokens that was done, and one under way"
 
 
 def test_who_would_come_too_late_is_refused_at_once():
