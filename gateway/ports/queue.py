@@ -72,10 +72,18 @@ class AdmissionQueue(Protocol):
         """Wait for the next look at the line: places may have changed."""
 
     async def whereabouts(self, ticket_id: str) -> Whereabouts | None:
-        """Find a ticket that waits or has its slot, at any gateway; None if there is none. Raises StoreUnavailable."""
+        """
+        Find a ticket that waits or has its slot, at any gateway; None if there is none.
+
+        One that had its slot without a store being asked is known at its own gateway alone. Raises StoreUnavailable.
+        """
 
     async def occupancy(self) -> Occupancy:
-        """Count what is in flight and waiting. Raises StoreUnavailable."""
+        """
+        Count what is in flight and waiting. Raises StoreUnavailable.
+
+        Of what began at other gateways without a store being asked, it counts what they have told: within a heartbeat.
+        """
 
     async def start(self) -> None:
         """Begin the heartbeat that keeps this gateway's tickets and slots, the looks, the listening for grants."""

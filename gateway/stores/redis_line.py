@@ -168,5 +168,5 @@ def _answer(*said: Any) -> Answer:
 
 def _keys(pool: str) -> tuple[str, ...]:
     """The keys of a pool, as lua/pool.lua lists them; the braces keep them together in a Redis Cluster."""
-    prefix = f"sluice:{{{pool}}}"
+    prefix = f"sluice:{{{pool}}}:line"
     return (prefix, *(f"{prefix}:{name}" for name in _KEYS))

@@ -4,10 +4,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.bench import credit, overhead
+from tests.bench import credit, overhead, queue
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = (overhead, credit)
+BENCHMARKS = (overhead, credit, queue)
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def _calls(client) -> int:
 
 
 async def _has_tickets(client, count: int) -> bool:
-    return client.hlen(f"sluice:{{{POOL}}}:tickets") == count
+    return client.hlen(f"sluice:{{{POOL}}}:line:tickets") == count
 
 
 async def test_what_a_killed_gateway_held_is_granted_on(gateways, redis_url):
@@ -130,7 +130,7 @@ async def test_a_gateway_that_was_reaped_states_again_what_it_holds(gateways, re
     sleeper, other = await gateways(slots=1), await gateways(slots=1)
     held, waits = await enter_in_order(sleeper, [ticket("held"), ticket("waits")])
     with redis.Redis.from_url(redis_url) as client:
-        client.zadd(f"sluice:{{{POOL}}}:owners", {sleeper._line.owner: 0})  # its lease is over
+        client.zadd(f"sluice:{{{POOL}}}:line:owners", {sleeper._line.owner: 0})  # its lease is over
         async with other.slot(ticket("other")):
             await until_occupied(other, in_flight=2, waiting=1)
             assert not waits.admitted.is_set()
@@ -171,7 +171,7 @@ async def test_a_wake_up_that_died_with_its_connection_is_made_up_for(gateways, 
         leave = _leave_call(other, "stolen")
         with raw.pipeline(transaction=True) as step:
             step.execute_command(*leave)
-            step.delete(f"sluice:{{{POOL}}}:wake:{queue._line.owner}")
+            step.delete(f"sluice:{{{POOL}}}:line:wake:{queue._line.owner}")
             step.execute_command("CLIENT", "KILL", "ID", listener)
             step.execute()
     async with asyncio.timeout(5):
@@ -299,7 +299,7 @@ async def test_a_gateway_that_died_with_thousands_in_line_is_reaped_in_parts_and
         await dead.sync(Books(), entering=[(one, False) for one in tickets])
     await living.claim(Books(), [], [])
     with redis.Redis.from_url(redis_url) as raw:
-        raw.zadd(f"sluice:{{{POOL}}}:owners", {"dead": 0})  # its lease is over
+        raw.zadd(f"sluice:{{{POOL}}}:line:owners", {"dead": 0})  # its lease is over
     left = [(await living.sync(Books())).pool.waiting for _ in range(4)]
     assert left == [2500, 500, 0, 0]
     assert await dead.sync(Books()) is None
