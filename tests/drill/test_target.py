@@ -14,7 +14,8 @@ BEAT = {"pool": "tiny", "models": ["tiny"], "url": "http://127.0.0.1:9", "state"
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory):
     """A gateway with a simulated worker, as `sluice worker --engine sim` runs it."""
-    installation = Installation(tmp_path_factory.mktemp("target"))
+    # A worker that beats once in a test must still be listed when a loaded machine gets to ask.
+    installation = Installation(tmp_path_factory.mktemp("target"), SLUICE_ROSTER__LEASE_S="60")
     installation.add_gateway()
     installation.sluice("models", "serve", "tiny")
     installation.add_worker("sim").wait_ready(30)
