@@ -6,7 +6,7 @@ A request that has its turn when no worker can serve it (the last one has just g
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from gateway.core.directory import Model, ServiceClass
@@ -31,6 +31,8 @@ CLIENT_ID_HEADER = b"x-client-request-id"
 CLIENT_ID_BYTES_MAX = 512  # as OpenAI has it; a longer one is not remembered
 IDEMPOTENCY_HEADER = b"idempotency-key"
 LEARN_EVERY = 4  # countings between two looks at workers that start
+
+_NAMELESS = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,28 @@ class Admission:
             message = "This gateway is shutting down. Retry at once: another one answers."
             raise Refused(Outcome.DRAINING, message, retry_after_s=RETRY_WHEN_DRAINING_S)
         line = await self._line(model.pool)
-        with self._named(record):
+        with self._named(record) if CLIENT_ID_HEADER in record.headers else _NAMELESS:
             async with AsyncExitStack() as stack:
-                with self._waits(line, record) as ticket:
-                    place = await self._place(stack, line, ticket, record)
+                place = await self._wait(stack, line, record)
                 try:
                     yield place
                 finally:
                     self._predictor.learn(record.admitted.tenant, record.parsed, record.seen)
+
+    async def _wait(self, stack: AsyncExitStack, line: PoolLine, record: MeterRecord) -> WorkerPlace:
+        """Wait for a slot and a place on a worker, with a new ticket; a request that goes away may come again."""
+        ticket = self._ticket(record)
+        self._waiting[record.id] = line
+        try:
+            place = await self._place(stack, line, ticket, record)
+        except BaseException:
+            self._returns.note(_mark(record), ticket.arrived_ms - ticket.head_start_ms)
+            raise
+        finally:
+            del self._waiting[record.id]
+        record.granted_ms = self._now_ms()
+        record.queue_ms = record.granted_ms - ticket.arrived_ms
+        return place
 
     async def _place(self, stack: AsyncExitStack, line: PoolLine, ticket: Ticket, record: MeterRecord) -> WorkerPlace:
         """Enter a slot and then a place on a worker into *stack*, as often as it takes."""
@@ -120,21 +136,6 @@ class Admission:
             raise no_worker(line.pool, service_class, allowed_s, at_s - now_s)
 
     # Tickets.
-
-    @contextmanager
-    def _waits(self, line: PoolLine, record: MeterRecord) -> Iterator[Ticket]:
-        """Make the ticket of a request that waits while the block runs; one that leaves it otherwise may come again."""
-        ticket = self._ticket(record)
-        self._waiting[record.id] = line
-        try:
-            yield ticket
-        except BaseException:
-            self._returns.note(_mark(record), ticket.arrived_ms - ticket.head_start_ms)
-            raise
-        finally:
-            del self._waiting[record.id]
-        record.granted_ms = self._now_ms()
-        record.queue_ms = record.granted_ms - ticket.arrived_ms
 
     def _ticket(self, record: MeterRecord) -> Ticket:
         caller, wishes, request = record.admitted, record.wished, record.parsed
@@ -186,9 +187,9 @@ class Admission:
     @contextmanager
     def _named(self, record: MeterRecord) -> Iterator[None]:
         """Know a request by its caller's own name for it while the block runs."""
-        name = record.headers.get(CLIENT_ID_HEADER, b"")
+        name = record.headers[CLIENT_ID_HEADER]
         key = record.admitted.tenant, name
-        if not name or len(name) > CLIENT_ID_BYTES_MAX:
+        if len(name) > CLIENT_ID_BYTES_MAX:
             yield
             return
         self._ids[key] = record.id

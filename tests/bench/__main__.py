@@ -4,10 +4,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.bench import credit, overhead, queue
+from tests.bench import credit, overhead, queue, waiting, planner
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = (overhead, credit, queue)
+BENCHMARKS = (overhead, credit, queue, waiting, planner)
 
 
 def main() -> None:

@@ -52,13 +52,18 @@ async def test_a_request_that_hung_up_and_comes_again_goes_before_those_who_came
 async def test_a_retry_has_all_the_time_that_its_class_allows(start_path, connections):
     """Its age counts for its place in line alone: a refusal as too late must not make the next one likelier."""
     async with (
-        start_path(count=1, queue={"wait_s_max": {"standard": 2.5}}) as path,
-        busy(path, connections, tokens=2200),  # some 4 s
+        start_path(count=1, queue={"wait_s_max": {"standard": 4}}) as path,
+        busy(path, connections, tokens=4000) as taking,
     ):
         first = waits(path, request("one"))
         await first.done
         assert first.status == 429
         again = waits(path, request("one"))
+        await until_waiting(path, 1)
+        for _ in range(2):
+            await path.gateway._admission.queues["tiny"].looked()
+        assert not again.done.done()
+        taking.cancel()
         await again.done
     assert again.status == 200
 
