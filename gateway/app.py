@@ -79,7 +79,7 @@ class Gateway:
         self._metrics = Metrics()
         self._redis = None
         if settings.redis_url:
-            self._redis = connect(settings.redis_url, timeout_s=settings.queue.store_timeout_s)
+            self._redis = connect(settings.redis_url)
         self._database = Database(settings.sql_url, timeout_s=settings.database_timeout_s)
         self._journal = SqlJournal(self._database)
         self._directory = DirectoryFollower(

@@ -14,20 +14,23 @@ from redis.exceptions import NoScriptError, RedisError
 
 from gateway.errors import StoreUnavailable
 
+PATIENCE_STEPS = 4
+
 _LUA = Path(__file__).parent / "lua"
 
 
-def connect(url: str, *, timeout_s: float = 0.5) -> Redis:
+def connect(url: str) -> Redis:
     """
     Make the client that the stores share; it connects when it is first used.
 
-    It never retries by itself and has no read timeout: the stores bound every call, blocking pops by more than others.
+    It never retries by itself and sets no limits on time: the stores bound every call, blocking pops by more than
+    others.
     """
     return Redis.from_url(
         url,
         decode_responses=True,
         retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=timeout_s,
+        socket_connect_timeout=None,
         socket_timeout=None,
     )
 
@@ -48,12 +51,37 @@ class Script:
         return cast("list[Any]", reply)
 
 
+class _Patience:
+    """Ends a timeout after *within_s* in which the loop was free to listen: else silence proves nothing."""
+
+    def __init__(self, limit: asyncio.Timeout, within_s: float) -> None:
+        self._limit = limit
+        self._steps = PATIENCE_STEPS
+        self._step_s = within_s / PATIENCE_STEPS
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._step_s, self._step)
+
+    def _step(self) -> None:
+        self._steps -= 1
+        if self._steps:
+            self._timer = self._loop.call_later(self._step_s, self._step)
+        else:
+            self._limit.reschedule(self._loop.time())
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
 @asynccontextmanager
 async def redis_answering(within_s: float) -> AsyncIterator[None]:
     """Bound the block by *within_s*; what redis-py raises in it, and its silence, become StoreUnavailable."""
     try:
-        async with asyncio.timeout(within_s):
-            yield
+        async with asyncio.timeout(None) as limit:
+            patience = _Patience(limit, within_s)
+            try:
+                yield
+            finally:
+                patience.cancel()
     except TimeoutError:
         raise StoreUnavailable("redis", f"no answer within {within_s:g} s") from None
     except (RedisError, OSError) as error:

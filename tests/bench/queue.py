@@ -111,7 +111,7 @@ async def _cpu_s_on_credit(url: str) -> float:
 
 async def _be_gateway(url: str, scenario: Scenario) -> None:
     """Play; print a line when warm, and at the end what was done since."""
-    client, names, served = connect(url, timeout_s=5), count(), 0
+    client, names, served = connect(url), count(), 0
     queue = RedisQueue(client, "bench", owner=f"gateway-{time.time_ns()}", store_timeout_s=5.0)
     queue.set_slots(scenario.slots)
     await queue.start()

@@ -258,6 +258,15 @@ async def test_a_redis_that_does_not_answer_is_given_up_after_the_limit(redis_se
     await until(lambda: _is_empty(queue))
 
 
+async def test_a_gateway_that_is_busy_itself_does_not_take_redis_for_dead(gateways):
+    """A burst may keep the loop from listening for longer than the limit; the answer has long been there."""
+    queue = await gateways(slots=1, lease_s=30.0)
+    asking = asyncio.create_task(queue.occupancy())
+    loop = asyncio.get_running_loop()
+    loop.call_later(0, lambda: loop.call_soon(time.sleep, 2 * TIMEOUT_S))
+    assert await asking == Occupancy(in_flight=0, waiting=0, slots=1)
+
+
 async def _is_empty(queue) -> bool:
     """The ghost of the call that was given up must not keep a slot."""
     with suppress(StoreUnavailable):
