@@ -4,8 +4,10 @@ How long a wait will be: the rate at which slots come free, capacity that is abo
 ETA = tickets ahead in the order of service ÷ the rate of grants. The rate is measured as completions per busy slot and
 second over the last 10 s (Little's law on the requests in service: the reciprocal of their mean time), times the slots
 there are; so more slots shorten every wait at once, not only after a window, and those of workers that are starting
-count from the moment they are expected. By our simulations a rate of arrivals or the last wait seen err by 45–110 %,
-position ÷ the rate of grants by 4–7 %.
+count from the moment they are expected. Those who will come in ahead (more urgent ones, tenants that had nothing in
+line) and those ahead who will give up are expected as they came and went lately, for as long again as the line has
+lasted (Lindy's law: of what has no known end, half is to be expected still to come). By our simulations a rate of
+arrivals or the last wait seen err by 45–110 %, position ÷ the rate of grants by 4–7 %.
 """
 
 from collections import deque
@@ -18,6 +20,8 @@ from gateway.core.scheduling import Ticket
 
 WINDOW_S = 10.0
 SAMPLE_S = 0.1  # samples closer together than this are merged
+DRIFT_WINDOW_S = 5.0
+RATE_SHARE_MIN = 0.05  # what is left of the rate however many come in ahead: the least reserve of a class
 LOOK_S = 1.0  # how often a line is looked at, as long as that costs little
 # A ticket in line is given up when it is expected this much later than it may be granted; forecasts err by some 10 %.
 LATE_FACTOR = 1.25
@@ -111,24 +115,27 @@ class Forecast:
         self._per_slot: float | None = None
         self._pool = PoolCounts()
         self._coming: Sequence[Coming] = ()
-        self._ranks: dict[str, int] = {}
+        self._ranks: dict[str, tuple[int, ServiceClass]] = {}
+        self._drifts = {service_class: _Drift() for service_class in ServiceClass}
         self._of_tenant: dict[tuple[ServiceClass, str], _TenantRanks] = {}
         self._of_class = dict.fromkeys(ServiceClass, 0)
         self._granted_then = 0
+        self._now_s = self._looked_s = self._line_began_s = 0.0
 
     def observe(self, now_s: float, pool: "PoolCounts") -> None:
         """Take how the pool stands."""
         self._rate.observe(now_s, pool.completed, pool.in_flight)
         self._per_slot = self._rate.per_slot or self._per_slot
-        self._pool = pool
+        self._pool, self._now_s = pool, now_s
 
     def expect(self, coming: Iterable[Coming]) -> None:
         """Take what more capacity is expected, and when."""
-        self._coming = sorted(coming, key=lambda one: one.at_s)
+        self._coming = tuple(coming)
 
     def look(self, order: Sequence[Ticket], granted: int) -> None:
         """Take the line's order of service as it was when *granted* tickets had been granted."""
-        self._ranks = {ticket.id: rank for rank, ticket in enumerate(order)}
+        self._note_drift(order, granted - self._granted_then)
+        self._ranks = {ticket.id: (rank, ticket.service_class) for rank, ticket in enumerate(order)}
         self._granted_then = granted
         self._of_tenant, self._of_class = {}, dict.fromkeys(ServiceClass, 0)
         for rank, ticket in enumerate(order):
@@ -139,16 +146,20 @@ class Forecast:
 
     def place(self, ticket_id: str, now_s: float) -> Place | None:
         """Tell where a ticket stands; None if it was not in line when that was last looked at."""
-        rank = self._ranks.get(ticket_id)
-        if rank is None:
+        known = self._ranks.get(ticket_id)
+        if known is None:
             return None
+        rank, service_class = known
         ahead = max(0, rank - self._granted_since)
-        return Place(ahead + 1, self.wait_s(ahead, now_s), max(self._pool.waiting, ahead + 1))
+        return Place(
+            ahead + 1, self.wait_s(ahead, now_s, self._drifts[service_class].per_s), max(self._pool.waiting, ahead + 1)
+        )
 
     def newcomer(self, ticket: Ticket, now_s: float) -> Place:
         """Estimate where *ticket* would stand if it came now."""
         ahead = min(max(0, self._rank_of_newcomer(ticket) - self._granted_since), self._pool.waiting)
-        return Place(ahead + 1, self.wait_s(ahead, now_s), self._pool.waiting + 1)
+        wait_s = self.wait_s(ahead, now_s, self._drifts[ticket.service_class].per_s)
+        return Place(ahead + 1, wait_s, self._pool.waiting + 1)
 
     def newcomer_late_s(self, ticket: Ticket, now_s: float) -> float | None:
         """Give the wait expected of *ticket*, if it came now, where that is longer than it may wait; else None."""
@@ -161,17 +172,23 @@ class Forecast:
         is_late = place and place.eta_s is not None and place.eta_s > LATE_FACTOR * left_s
         return place.eta_s if place and is_late else None
 
-    def wait_s(self, ahead: int, now_s: float) -> float | None:
-        """Estimate the wait of a ticket with *ahead* others before it; None if the rate or the capacity is unknown."""
-        slots, at_s, per_slot = self._pool.slots, now_s, self._per_slot or 0.0
+    def wait_s(self, ahead: int, now_s: float, drift_per_s: float = 0.0) -> float | None:
+        """
+        Estimate the wait of a ticket with *ahead* others before it; None if the rate or the capacity is unknown.
+
+        *drift_per_s* more come in ahead of it a second, for as long again as the line has lasted.
+        """
+        slots, at_s, drifts_until_s = self._pool.slots, now_s, 2 * now_s - self._line_began_s
         completions: float = ahead + 1 - (slots - self._pool.in_flight)  # that must come before its grant
-        for coming in self._coming:
-            if at_s + _time_for(completions, slots * per_slot) <= coming.at_s:
+        for change in sorted((*self._coming, Coming(drifts_until_s, 0)), key=_at_s):
+            rate = self._net_rate(slots, drift_per_s if at_s < drifts_until_s else 0.0)
+            if at_s + _time_for(completions, rate) <= change.at_s:
                 break
-            next_s = max(at_s, coming.at_s)
-            completions -= slots * per_slot * (next_s - at_s) + coming.slots
-            slots, at_s = slots + coming.slots, next_s
-        took_s = _time_for(completions, slots * per_slot)
+            next_s = max(at_s, change.at_s)
+            completions -= rate * (next_s - at_s) + change.slots
+            slots, at_s = slots + change.slots, next_s
+        rate = self._net_rate(slots, drift_per_s if at_s < drifts_until_s else 0.0)
+        took_s = _time_for(completions, rate)
         return None if took_s == inf else at_s - now_s + took_s
 
     def drain_s(self, now_s: float) -> float | None:
@@ -181,6 +198,25 @@ class Forecast:
     @property
     def _granted_since(self) -> int:
         return max(0, self._pool.granted - self._granted_then)
+
+    def _net_rate(self, slots: int, drift_per_s: float) -> float:
+        rate = slots * (self._per_slot or 0.0)
+        return max(rate - drift_per_s, RATE_SHARE_MIN * rate)
+
+    def _note_drift(self, order: Sequence[Ticket], granted: int) -> None:
+        """Find out how many came in ahead of those who waited at the last look, and wait still."""
+        past_s, self._looked_s = self._now_s - self._looked_s, self._now_s
+        if not self._ranks or not order or past_s <= 0:
+            self._line_began_s = self._now_s
+            self._drifts = {service_class: _Drift() for service_class in ServiceClass}
+            return
+        shifts: dict[ServiceClass, list[int]] = {service_class: [] for service_class in ServiceClass}
+        for rank, ticket in enumerate(order):
+            if before := self._ranks.get(ticket.id):
+                shifts[ticket.service_class].append(rank - before[0] + granted)
+        for service_class, of_class in shifts.items():
+            if of_class:
+                self._drifts[service_class].note(sum(of_class) / len(of_class) / past_s, past_s)
 
     def _rank_of_newcomer(self, ticket: Ticket) -> int:
         """
@@ -197,10 +233,27 @@ class Forecast:
         return own.ranks[min(len(own.users), len(own.ranks)) - 1] + 1
 
 
+def _at_s(coming: Coming) -> float:
+    return coming.at_s
+
+
 def _time_for(completions: float, rate: float) -> float:
     if completions <= 0:
         return 0.0
     return completions / rate if rate else inf
+
+
+@dataclass(slots=True)
+class _Drift:
+    """How many a second come in ahead of the tickets of a class, less those ahead that leave without a grant."""
+
+    per_s: float = 0.0
+    seen_s: float = 0.0
+
+    def note(self, per_s: float, past_s: float) -> None:
+        """Take what it was over the last *past_s*; the last 5 s count most."""
+        self.seen_s += past_s
+        self.per_s += min(1.0, past_s / min(self.seen_s, DRIFT_WINDOW_S)) * (per_s - self.per_s)
 
 
 @dataclass(frozen=True, slots=True)
