@@ -5,7 +5,7 @@ A request that has its turn when no worker can serve it (the last one has just g
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -171,11 +171,16 @@ class Admission:
         line = self._waiting.get(request_id)
         return line.queue.place(request_id) if line else None
 
-    async def find(self, tenant: str, name: str) -> tuple[str, Whereabouts] | None:
-        """Find a request of *tenant* at any gateway by its id, or at this one by what its caller calls it."""
+    async def find(self, tenant: str, name: str, pools: Iterable[str]) -> tuple[str, Whereabouts] | None:
+        """
+        Find a request of *tenant* at any gateway by its id, or at this one by what its caller calls it.
+
+        *pools* are all that there are: this gateway may not have had a request for some of them.
+        """
         request_id = self._ids.get((tenant, name.encode()), name)
         here = self._waiting.get(request_id)
-        for line in [here] if here else list(self._lines.values()):
+        for pool in [here.pool] if here else pools:
+            line = await self._line(pool)
             try:
                 found = await line.queue.whereabouts(request_id)
             except StoreUnavailable:  # then this gateway knows its own requests only

@@ -313,7 +313,10 @@ def _status_url(job_id: str) -> str:
 
 
 def _unknown(job_id: str) -> Refused:
-    message = f"There is no job {job_id[:64]!r} of this tenant: it never was, or its result has expired."
+    message = (
+        f"There is nothing with the id {job_id[:64]!r} of this tenant: no request that waits, and no job, or its result "
+        f"has expired."
+    )
     return Refused(Outcome.NOT_FOUND, message, code="job_not_found")
 
 
