@@ -314,8 +314,8 @@ def _status_url(job_id: str) -> str:
 
 def _unknown(job_id: str) -> Refused:
     message = (
-        f"There is nothing with the id {job_id[:64]!r} of this tenant: no request that waits, and no job, or its result "
-        f"has expired."
+        f"There is nothing with the id {job_id[:64]!r} of this tenant: no request that waits, and no job, or its "
+        f"result has expired."
     )
     return Refused(Outcome.NOT_FOUND, message, code="job_not_found")
 
