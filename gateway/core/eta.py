@@ -4,13 +4,13 @@ How long a wait will be: the rate at which slots come free, capacity that is abo
 ETA = tickets ahead in the order of service ÷ the rate of grants. The rate is measured as completions per busy slot and
 second over the last 10 s (Little's law on the requests in service: the reciprocal of their mean time), times the slots
 there are; so more slots shorten every wait at once, not only after a window, and those of workers that are starting
-count from the moment they are expected. Those who will come in ahead (more urgent ones, tenants that had nothing in
-line) and those ahead who will give up are expected as they came and went lately, for as long again as the line has
-lasted (Lindy's law: of what has no known end, half is to be expected still to come). By our simulations a rate of
-arrivals or the last wait seen err by 45–110 %, position ÷ the rate of grants by 4–7 %.
+count from the moment they are expected. What is granted to those who come later and pass (more urgent ones, tenants
+that had nothing in line) is taken off the rate, for half as long again as the line has lasted: nobody knows when they
+will cease to come. By our simulations a rate of arrivals or the last wait seen err by 45–110 %, position ÷ the rate of
+grants by 4–7 %; while a third of the rate goes to those who pass in a burst of unknown length, by some 20 %.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -20,8 +20,9 @@ from gateway.core.scheduling import Ticket
 
 WINDOW_S = 10.0
 SAMPLE_S = 0.1  # samples closer together than this are merged
-DRIFT_WINDOW_S = 5.0
-RATE_SHARE_MIN = 0.05  # what is left of the rate however many come in ahead: the least reserve of a class
+PASSING_WINDOW_S = 2.0
+PASSING_LASTS = 0.5  # of the time that the line has lasted: between a burst that ends and traffic that does not
+RATE_SHARE_MIN = 0.05  # what is left of the rate however many pass: the least reserve of a class
 LOOK_S = 1.0  # how often a line is looked at, as long as that costs little
 # A ticket in line is given up when it is expected this much later than it may be granted; forecasts err by some 10 %.
 LATE_FACTOR = 1.25
@@ -116,7 +117,7 @@ class Forecast:
         self._pool = PoolCounts()
         self._coming: Sequence[Coming] = ()
         self._ranks: dict[str, tuple[int, ServiceClass]] = {}
-        self._drifts = {service_class: _Drift() for service_class in ServiceClass}
+        self._passing = {service_class: _Passing() for service_class in ServiceClass}
         self._of_tenant: dict[tuple[ServiceClass, str], _TenantRanks] = {}
         self._of_class = dict.fromkeys(ServiceClass, 0)
         self._granted_then = 0
@@ -134,7 +135,7 @@ class Forecast:
 
     def look(self, order: Sequence[Ticket], granted: int) -> None:
         """Take the line's order of service as it was when *granted* tickets had been granted."""
-        self._note_drift(order, granted - self._granted_then)
+        self._note_passing(order, granted - self._granted_then)
         self._ranks = {ticket.id: (rank, ticket.service_class) for rank, ticket in enumerate(order)}
         self._granted_then = granted
         self._of_tenant, self._of_class = {}, dict.fromkeys(ServiceClass, 0)
@@ -152,13 +153,13 @@ class Forecast:
         rank, service_class = known
         ahead = max(0, rank - self._granted_since)
         return Place(
-            ahead + 1, self.wait_s(ahead, now_s, self._drifts[service_class].per_s), max(self._pool.waiting, ahead + 1)
+            ahead + 1, self.wait_s(ahead, now_s, self._passing[service_class].per_s), max(self._pool.waiting, ahead + 1)
         )
 
     def newcomer(self, ticket: Ticket, now_s: float) -> Place:
         """Estimate where *ticket* would stand if it came now."""
         ahead = min(max(0, self._rank_of_newcomer(ticket) - self._granted_since), self._pool.waiting)
-        wait_s = self.wait_s(ahead, now_s, self._drifts[ticket.service_class].per_s)
+        wait_s = self.wait_s(ahead, now_s, self._passing[ticket.service_class].per_s)
         return Place(ahead + 1, wait_s, self._pool.waiting + 1)
 
     def newcomer_late_s(self, ticket: Ticket, now_s: float) -> float | None:
@@ -172,22 +173,22 @@ class Forecast:
         is_late = place and place.eta_s is not None and place.eta_s > LATE_FACTOR * left_s
         return place.eta_s if place and is_late else None
 
-    def wait_s(self, ahead: int, now_s: float, drift_per_s: float = 0.0) -> float | None:
+    def wait_s(self, ahead: int, now_s: float, passing_per_s: float = 0.0) -> float | None:
         """
         Estimate the wait of a ticket with *ahead* others before it; None if the rate or the capacity is unknown.
 
-        *drift_per_s* more come in ahead of it a second, for as long again as the line has lasted.
+        *passing_per_s* are granted past it by those who come later, for half as long again as the line has lasted.
         """
-        slots, at_s, drifts_until_s = self._pool.slots, now_s, 2 * now_s - self._line_began_s
+        slots, at_s, pass_until_s = self._pool.slots, now_s, now_s + (now_s - self._line_began_s) * PASSING_LASTS
         completions: float = ahead + 1 - (slots - self._pool.in_flight)  # that must come before its grant
-        for change in sorted((*self._coming, Coming(drifts_until_s, 0)), key=_at_s):
-            rate = self._net_rate(slots, drift_per_s if at_s < drifts_until_s else 0.0)
+        for change in sorted((*self._coming, Coming(pass_until_s, 0)), key=_at_s):
+            rate = self._net_rate(slots, passing_per_s if at_s < pass_until_s else 0.0)
             if at_s + _time_for(completions, rate) <= change.at_s:
                 break
             next_s = max(at_s, change.at_s)
             completions -= rate * (next_s - at_s) + change.slots
             slots, at_s = slots + change.slots, next_s
-        rate = self._net_rate(slots, drift_per_s if at_s < drifts_until_s else 0.0)
+        rate = self._net_rate(slots, passing_per_s if at_s < pass_until_s else 0.0)
         took_s = _time_for(completions, rate)
         return None if took_s == inf else at_s - now_s + took_s
 
@@ -199,24 +200,22 @@ class Forecast:
     def _granted_since(self) -> int:
         return max(0, self._pool.granted - self._granted_then)
 
-    def _net_rate(self, slots: int, drift_per_s: float) -> float:
+    def _net_rate(self, slots: int, passing_per_s: float) -> float:
         rate = slots * (self._per_slot or 0.0)
-        return max(rate - drift_per_s, RATE_SHARE_MIN * rate)
+        return max(rate - passing_per_s, RATE_SHARE_MIN * rate)
 
-    def _note_drift(self, order: Sequence[Ticket], granted: int) -> None:
-        """Find out how many came in ahead of those who waited at the last look, and wait still."""
+    def _note_passing(self, order: Sequence[Ticket], granted: int) -> None:
+        """Find out how many were granted past those of each class, since the last look, that were not in line then."""
         past_s, self._looked_s = self._now_s - self._looked_s, self._now_s
         if not self._ranks or not order or past_s <= 0:
             self._line_began_s = self._now_s
-            self._drifts = {service_class: _Drift() for service_class in ServiceClass}
+            self._passing = {service_class: _Passing() for service_class in ServiceClass}
             return
-        shifts: dict[ServiceClass, list[int]] = {service_class: [] for service_class in ServiceClass}
-        for rank, ticket in enumerate(order):
-            if before := self._ranks.get(ticket.id):
-                shifts[ticket.service_class].append(rank - before[0] + granted)
-        for service_class, of_class in shifts.items():
-            if of_class:
-                self._drifts[service_class].note(sum(of_class) / len(of_class) / past_s, past_s)
+        present = {ticket.id for ticket in order}
+        gone = Counter(service_class for name, (_, service_class) in self._ranks.items() if name not in present)
+        for service_class, passing in self._passing.items():
+            own = sum(gone[c] for c in ServiceClass if c >= service_class)
+            passing.note(max(0, granted - own) / past_s, past_s)
 
     def _rank_of_newcomer(self, ticket: Ticket) -> int:
         """
@@ -244,16 +243,16 @@ def _time_for(completions: float, rate: float) -> float:
 
 
 @dataclass(slots=True)
-class _Drift:
-    """How many a second come in ahead of the tickets of a class, less those ahead that leave without a grant."""
+class _Passing:
+    """How many a second are granted past the tickets of a class by those who came later."""
 
     per_s: float = 0.0
     seen_s: float = 0.0
 
     def note(self, per_s: float, past_s: float) -> None:
-        """Take what it was over the last *past_s*; the last 5 s count most."""
+        """Take what it was over the last *past_s*; the last 2 s count most."""
         self.seen_s += past_s
-        self.per_s += min(1.0, past_s / min(self.seen_s, DRIFT_WINDOW_S)) * (per_s - self.per_s)
+        self.per_s += min(1.0, past_s / min(self.seen_s, PASSING_WINDOW_S)) * (per_s - self.per_s)
 
 
 @dataclass(frozen=True, slots=True)
