@@ -19,6 +19,9 @@ from gateway.core.directory import ServiceClass
 from gateway.core.scheduling import Ticket
 
 WINDOW_S = 10.0
+# A slow pool completes too few requests in 10 s to tell a rate: the window then grows until it holds so many, which
+# leaves an error of 10 %, or is so long.
+COMPLETED_MIN, WINDOW_S_MAX = 100, 60.0
 SAMPLE_S = 0.1  # samples closer together than this are merged
 PASSING_WINDOW_S = 2.0
 PASSING_LASTS = 0.5  # of the time that the line has lasted: between a burst that ends and traffic that does not
@@ -70,7 +73,11 @@ class _Sample:
 
 
 class ServiceRate:
-    """Completions per busy slot and second over the last 10 s in which slots were busy; idle time is left out."""
+    """
+    Completions per busy slot and second over the last 10 s in which slots were busy; idle time is left out.
+
+    Where that is too little to tell a rate, it looks further back.
+    """
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
@@ -91,8 +98,15 @@ class ServiceRate:
                 samples.pop()
         self._now_s, self._in_flight = now_s, in_flight
         samples.append(_Sample(busy_s, busy_slot_s, completed))
-        while len(samples) > 2 and samples[1].busy_s <= busy_s - WINDOW_S:
+        while len(samples) > 2 and self._is_enough_from(samples[1]):
             samples.popleft()
+
+    def _is_enough_from(self, first: _Sample) -> bool:
+        """Tell whether the samples from *first* on make a window."""
+        last = self._samples[-1]
+        length_s = last.busy_s - first.busy_s
+        has_seen_enough = last.completed - first.completed >= COMPLETED_MIN
+        return length_s >= (WINDOW_S if has_seen_enough else WINDOW_S_MAX)
 
     @property
     def per_slot(self) -> float | None:

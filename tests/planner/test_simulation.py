@@ -163,3 +163,14 @@ def test_a_prompt_waits_for_a_worker_with_credit_not_in_an_engine():
     course = Simulation(requests, replace(ONE_SLOT, pace=pace)).run()
     assert [story.granted_s for story in course.stories] == [0.0, 0.0, 0.0]
     assert [story.sent_s for story in course.stories] == pytest.approx([0.0, 0.0, 0.6])
+
+
+def test_a_slow_pool_is_no_reason_to_refuse_who_would_be_served_in_time():
+    """Two requests a second: in 10 s too few end to tell a rate, and a pause among them must not look like a halt."""
+    load = Load(rps=4, length_s=900, lengths=Lengths(prompt_tokens=10_000, output_tokens=350, sigma=1.0))
+    requests = populate(draw_load(load, 1), Crowd(wait_s_max=dict.fromkeys(ServiceClass, 200.0)), 1)
+    one_worker = replace(plan(1), pace=Pace(max_num_seqs=64), limits=Limits(tenant_share=1.0))
+    course = Simulation(requests, one_worker).run()
+    late = sorted(story.wait_s for story in course.stories if story.request.at_s > 300 and story.wait_s is not None)
+    assert count(course, Ending.REFUSED) > 1000
+    assert percentile(late, 0.05) > 0.7 * 200
