@@ -134,6 +134,7 @@ class RedisQueue:
         self._lookout.forecast.expect(coming)
         if slots != self._slots:
             self._slots = slots
+            self._credit.offer()  # what is lent may be more than there is now
             self._want(is_urgent=True)
 
     def place(self, ticket_id: str) -> Place | None:

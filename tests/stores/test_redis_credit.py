@@ -151,6 +151,16 @@ async def test_while_redis_is_told_what_is_used_no_more_is(redis_server, gateway
     await visitor.leave()
 
 
+async def test_when_the_slots_go_no_request_starts_on_what_was_lent(gateways):
+    queue = await gateways(slots=4)
+    assert queue._credit.has_free(0.0)
+    queue.set_slots(0)
+    [visitor] = await enter_in_order(queue, [ticket("a")])
+    assert await queue.occupancy() == Occupancy(in_flight=0, waiting=1, slots=0)
+    queue.set_slots(1)
+    await visitor.leave()
+
+
 async def _is_offered(queue) -> bool:
     return not queue._credit.has_free(0.0)
 
