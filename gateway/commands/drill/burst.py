@@ -53,8 +53,8 @@ def burst(
     tenants: Annotated[int, typer.Option(min=1, help="Tenants, of equal weight, that they belong to.")] = 20,
     flood: Annotated[str, typer.Option(help="The first tenant asks for so many times as much as each other.")] = "1x",
     classes: Annotated[
-        str, typer.Option(help="Shares of the classes of service.")
-    ] = "interactive=20,standard=70,batch=10",
+        str, typer.Option(help="Shares of the classes of service, such as interactive=20,standard=70,batch=10.")
+    ] = "standard=1",
     prompt_tokens: Annotated[
         int, typer.Option(min=1, max=PROMPT_TOKENS_MAX, help="Mean length of a prompt, log-normal.")
     ] = 200,
