@@ -1,10 +1,10 @@
-"""Run the benchmarks and print their figures: `make bench`. Bounded: some minutes on two cores."""
+"""Run the benchmarks and print their figures: `make bench`. Bounded: ten minutes or so on two cores."""
 
 import json
 import tempfile
 from pathlib import Path
 
-from tests.bench import credit, overhead, queue, waiting, planner
+from tests.bench import credit, overhead, planner, queue, waiting
 
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = (overhead, credit, queue, waiting, planner)
