@@ -87,7 +87,7 @@ def burst(
     scale_to: Annotated[str, typer.Option(help="With --scale-at: the capacity from then on.")] = "2x",
     cold_start: Annotated[
         float, typer.Option(min=0, help="With --scale-at: seconds that workers load, the first ones too.")
-    ] = 10.0,
+    ] = 30.0,
     url: Annotated[
         list[str] | None, typer.Option(help="A gateway that runs, if it is not the one of --home. [repeatable]")
     ] = None,
