@@ -21,6 +21,7 @@ from gateway.planner.picture import draw
 from gateway.planner.quantities import (
     Goal,
     Share,
+    Spike,
     parse_classes,
     parse_duration_s,
     parse_goal,
@@ -108,8 +109,10 @@ def plan(
     )
     what = Plan(size=size, pace=pace, limits=limits, seed=seed)
     lengths = Lengths(prompt_tokens=prompt_tokens, output_tokens=output_tokens, sigma=tokens_sigma)
-    load_s = _positive_s(length, "--for")
-    requests = _requests(trace, _rps(trace, rps, users, load_s), load_s, lengths, spike, seed)
+    _check_one(trace, rps, users)
+    burst = parse_spike(spike) if spike else None
+    load = Load(length_s=_positive_s(length, "--for"), rps=rps or 0.0, users=users, lengths=lengths, spike=burst)
+    requests = _requests(trace, load, burst, seed)
     report = _simulate(populate(requests, crowd, seed), what, aim)
     if picture:
         _write(picture, draw(report, _title(trace, rps, users, length, spike)))
@@ -119,32 +122,25 @@ def plan(
         _print(report.to_json())
 
 
-def _rps(trace: Path | None, rps: float | None, users: int | None, length_s: float) -> float | None:
-    """Give the rate of a load that is described. Raises InvalidInput unless there is exactly one load."""
+def _requests(trace: Path | None, load: Load, spike: Spike | None, seed: int) -> list[Request]:
+    """Read the trace, or draw what is described; a spike multiplies either."""
+    if trace is None:
+        requests = draw_load(load, seed)
+    else:
+        requests = read_trace(trace)
+        requests = multiply(requests, spike, seed) if spike else requests
+    if not requests:
+        raise InvalidInput("Nobody comes at this rate within this time: raise --rps, --users or --for.")
+    return requests
+
+
+def _check_one(trace: Path | None, rps: float | None, users: int | None) -> None:
+    """Raise InvalidInput unless there is exactly one load, of more than nobody."""
     given = [name for name, value in (("--trace", trace), ("--rps", rps), ("--users", users)) if value is not None]
     if len(given) != 1:
         found = " and ".join(given) or "neither"
         raise InvalidInput(f"A plan needs one load: --trace FILE, --rps NUMBER or --users NUMBER; there is {found}.")
-    if users is not None:
-        rps = users / length_s
-    _check_positive({given[0]: rps if trace is None else None})
-    return rps
-
-
-def _requests(
-    trace: Path | None, rps: float | None, length_s: float, lengths: Lengths, spike: str | None, seed: int
-) -> list[Request]:
-    """Read the trace, or draw what is described; a spike multiplies either."""
-    burst = parse_spike(spike) if spike else None
-    if trace is None:
-        assert rps is not None, "what is no trace has a rate"
-        requests = draw_load(Load(rps=rps, length_s=length_s, lengths=lengths, spike=burst), seed)
-    else:
-        requests = read_trace(trace)
-        requests = multiply(requests, burst, seed) if burst else requests
-    if not requests:
-        raise InvalidInput("Nobody comes at this rate within this time: raise --rps, --users or --for.")
-    return requests
+    _check_positive({"--rps": rps, "--users": users})
 
 
 def _simulate(requests: Sequence[Request], what: Plan, aim: Goal) -> Report:

@@ -9,7 +9,7 @@ its median, too, with SIGMA 1: one client in six stays for less than a third of 
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.core.directory import ServiceClass
@@ -19,6 +19,7 @@ from gateway.planner.quantities import Share, Spike
 PATIENCE_SIGMA = 1.0
 LENGTH_MAX = 8  # times the mean: what lies above is cut
 REQUESTS_MAX = 2_000_000
+_Phase = tuple[float, float, float]  # start, end, factor
 SPIKE_PART = 0.25  # of the load's length: where a spike begins and how long it lasts, unless it says so
 
 
@@ -61,10 +62,15 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A load that is described: *rps* requests per second for *length_s*."""
+    """
+    A load that is described: *rps* requests per second for *length_s*, or exactly *users* requests in all.
 
-    rps: float
+    A spike multiplies the former; of the latter it draws a larger part into its time.
+    """
+
     length_s: float
+    rps: float = 0.0
+    users: int | None = None
     lengths: Lengths = field(default_factory=Lengths)
     spike: Spike | None = None
 
@@ -88,13 +94,14 @@ class Crowd:
 def draw_load(load: Load, seed: int) -> list[Request]:
     """Draw the requests of *load*, in order of arrival, all of one tenant."""
     dice = random.Random(f"load {seed}")  # noqa: S311  a plan is to be repeated, not to be secret
-    requests: list[Request] = []
-    for start_s, end_s, factor in phases(load.spike, load.length_s):
-        check_count(len(requests) + load.rps * factor * (end_s - start_s))
-        at_s = start_s
-        while (at_s := at_s + _pause(load.rps * factor, dice)) < end_s:
-            prompt, output = load.lengths.draw(dice)
-            requests.append(Request(at_s=at_s, prompt_tokens=prompt, output_tokens=output))
+    parts = phases(load.spike, load.length_s)
+    rates = [load.rps * factor * (end_s - start_s) for start_s, end_s, factor in parts]
+    check_count(sum(rates) if load.users is None else load.users)
+    times = _poisson(parts, load.rps, dice) if load.users is None else _uniform(parts, load.users, dice)
+    requests = []
+    for at_s in times:
+        prompt, output = load.lengths.draw(dice)
+        requests.append(Request(at_s=at_s, prompt_tokens=prompt, output_tokens=output))
     return requests
 
 
@@ -120,7 +127,7 @@ def populate(requests: Sequence[Request], crowd: Crowd, seed: int) -> list[Reque
     return [_belonging(one, dice.choices(shares, parts)[0], crowd, dice) for one in requests]
 
 
-def phases(spike: Spike | None, length_s: float) -> list[tuple[float, float, float]]:
+def phases(spike: Spike | None, length_s: float) -> list[_Phase]:
     """Cut a load of *length_s* at the ends of its *spike*: (start, end, factor) of each part."""
     if spike is None:
         return [(0.0, length_s, 1.0)]
@@ -158,8 +165,17 @@ def _belonging(request: Request, owner: Share, crowd: Crowd, dice: random.Random
     )
 
 
-def _pause(rate: float, dice: random.Random) -> float:
-    return dice.expovariate(rate) if rate else math.inf
+def _poisson(parts: Sequence[_Phase], rps: float, dice: random.Random) -> Iterator[float]:
+    for at_s, end_s, factor in parts:
+        while rps * factor and (at_s := at_s + dice.expovariate(rps * factor)) < end_s:
+            yield at_s
+
+
+def _uniform(parts: Sequence[_Phase], users: int, dice: random.Random) -> Iterator[float]:
+    """Draw so many arrivals, which is a Poisson stream given its count."""
+    weights = [factor * (end_s - start_s) for start_s, end_s, factor in parts]
+    drawn = dice.choices(parts, weights, k=users) if any(weights) else []
+    return iter(sorted(dice.uniform(start_s, end_s) for start_s, end_s, _ in drawn))
 
 
 def _length(mean: int, sigma: float, dice: random.Random) -> int:

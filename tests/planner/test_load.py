@@ -31,6 +31,12 @@ def test_a_spike_multiplies_the_rate_for_its_time():
     assert [one.at_s for one in requests] == sorted(one.at_s for one in requests)
 
 
+def test_so_many_users_come_exactly_most_of_them_in_the_spike():
+    requests = draw_load(Load(users=1000, length_s=100, spike=Spike(9, 50, 10)), seed=1)
+    assert len(requests) == 1000
+    assert between(requests, 50, 60) == pytest.approx(500, rel=0.1)
+
+
 def test_a_spike_over_a_trace_repeats_its_own_requests_within_the_spike():
     trace = [Request(at_s=n, prompt_tokens=n + 1, output_tokens=1) for n in range(100)]
     spiked = multiply(trace, Spike(3.5, 20, 40), seed=1)

@@ -79,7 +79,7 @@ def test_workers_that_start_on_demand_cost_fewer_worker_hours(run):
         ((), "A plan needs one load: --trace FILE, --rps NUMBER or --users NUMBER; there is neither."),
         (("--rps", "1", "--users", "5"), "there is --rps and --users"),
         (("--rps", "0"), "--rps is 0; it must be above 0"),
-        (("--users", "-3"), "--users is -0"),
+        (("--users", "-3"), "--users is -3; it must be above 0"),
         (("--rps", "nan"), "--rps is nan; it must be above 0"),
         (("--rps", "1", "--workers", "0"), "--workers is 0; a pool needs at least 1, or 0 with --workers-max"),
         (("--rps", "1", "--workers", "5", "--workers-max", "2"), "--workers-max is 2, less than the 5 of --workers"),
