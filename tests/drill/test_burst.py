@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
 SMALL = ("--self-contained", "--users", "160", "--over", "2", "--spike", "40x", "--calm", "1", "--tenants", "4")
 FAST = ("--capacity", "30", "--gateways", "2", "--output-tokens", "2", "--prompt-tokens", "50")
+MIXED = ("--classes", "interactive=20,standard=70,batch=10")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def burst(drill, tmp_path_factory):
     folder = tmp_path_factory.mktemp("burst")
     files = ("--json", str(folder / "burst.json"), "--picture", str(folder / "burst.svg"))
     scale = ("--scale-at", "0.5", "--scale-to", "2x", "--cold-start", "1", "--hangups", "0.1", "--seed", "7")
-    status, result, errors = drill(*SMALL, *FAST, *files, *scale)
+    status, result, errors = drill(*SMALL, *FAST, *MIXED, *files, *scale)
     assert result is not None, errors
     return status, result, folder
 
