@@ -1,6 +1,7 @@
 """The database or Redis goes away under load: requests go on, the gateway says so, and the books stay whole."""
 
 import asyncio
+from itertools import cycle
 
 import pytest
 
@@ -52,22 +53,26 @@ async def test_thirty_seconds_without_the_database_cost_nothing(tmp_path, redis_
 
 @pytest.mark.timeout(120)
 async def test_requests_go_on_while_redis_is_dead_and_when_it_returns(installation, redis_server):
-    gateway = installation.add_gateway()
-    key = installation.declare()
+    gateways = [installation.add_gateway() for _ in range(2)]
+    key, urls = installation.declare(), cycle(gateway.url for gateway in gateways)
     start_workers(installation, 2)
     stop = asyncio.Event()
-    load = asyncio.create_task(keep_asking(lambda: gateway.url, key, clients=48, stop=stop, seed=4))
+    load = asyncio.create_task(keep_asking(lambda: next(urls), key, clients=48, stop=stop, seed=4))
     await asyncio.sleep(2)
     redis_server.kill()
-    await asyncio.sleep(5)
+    await asyncio.sleep(AWAY_S)
     try:
-        ready = await asyncio.to_thread(gateway.readyz)
-        assert ready["ready"]
-        assert "redis" in ready["degraded"]
-        assert await asyncio.to_thread(gateway.metric, "sluice_redis_up") == 0
+        for gateway in gateways:
+            ready = await asyncio.to_thread(gateway.readyz)
+            assert ready["ready"]
+            assert "redis" in ready["degraded"]
+            assert await asyncio.to_thread(gateway.metric, "sluice_redis_up") == 0
     finally:
         redis_server.start()
-    await asyncio.to_thread(gateway.wait_until, "back on Redis", lambda: gateway.metric("sluice_redis_up") == 1, 5)
+    for gateway in gateways:
+        await asyncio.to_thread(
+            gateway.wait_until, "back on Redis", lambda g=gateway: g.metric("sluice_redis_up") == 1, 5
+        )
     await asyncio.sleep(2)
     stop.set()
     endings = await load
