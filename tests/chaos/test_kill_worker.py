@@ -16,7 +16,7 @@ async def test_requests_without_a_byte_go_elsewhere_and_streams_end_with_an_erro
     start_workers(installation, 2)
     stop, watched = asyncio.Event(), []
     load = asyncio.create_task(
-        keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2, tokens=(1, 300), watched=watched)
+        keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2, tokens=(200, 300), watched=watched)
     )
     await asyncio.sleep(1)
     await some_begun_on(installation.workers[0].name, watched)

@@ -119,8 +119,16 @@ async def keep_asking(
     return endings
 
 
-async def some_begun_on(worker: str, watched: list[Ending], *, count: int = 3, within_s: float = 30) -> None:
-    """Wait until *worker* is in the middle of *count* streams that have brought content."""
+async def some_begun_on(
+    worker: str, watched: list[Ending], *, tokens_max: int = 100, count: int = 3, within_s: float = 30
+) -> None:
+    """
+    Wait until *worker* is at the beginning of *count* streams: they have brought content, *tokens_max* tokens at most.
+
+    Streams of one batch run in step, so without that bound all of them may be about to end.
+    """
     async with asyncio.timeout(within_s):
-        while sum(ending.worker == worker and ending.is_begun_stream for ending in watched) < count:
+        while (
+            sum(e.worker == worker and e.is_begun_stream and e.usage.completion <= tokens_max for e in watched) < count
+        ):
             await asyncio.sleep(0.01)
