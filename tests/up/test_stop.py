@@ -31,6 +31,9 @@ async def test_a_stream_under_way_ends_whole_and_is_billed_when_its_gateway_is_s
         while not await asyncio.to_thread(gateway.metric, "sluice_in_flight_requests"):
             await asyncio.sleep(0.01)
     stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+    async with asyncio.timeout(10):
+        while '"draining"' not in gateway.log.read_text():  # a request that comes before the signal is served
+            await asyncio.sleep(0.01)
     late = await ask(ConnectionPool(connect_timeout_s=5, keep_alive_s=30), gateway.url, key, BODY)
     ending = await stream
 
