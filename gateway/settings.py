@@ -70,7 +70,7 @@ class UpstreamSettings(_Section):
     attempts_max: int = Field(2, ge=1, le=5, description="Workers tried before the first byte.")
     suspect_s: float = Field(5.0, gt=0, description="A worker that failed a request is ranked last for this long.")
     credit: Literal["adaptive", "fixed", "off"] = Field(
-        "adaptive",
+        "fixed",
         description="What a worker is given at once: by its behaviour, by its engine's limits, or without a limit.",
     )
     credit_wait_s: float = Field(

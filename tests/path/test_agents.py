@@ -17,7 +17,10 @@ HEADERS = {"authorization": "Bearer secret"}
 @pytest.fixture
 async def agent(start_path):
     """A gateway and a client that beats to it."""
-    async with start_path(count=0, worker_token="secret") as path, httpx.AsyncClient(headers=HEADERS) as http:
+    async with (
+        start_path(count=0, upstream={"credit": "adaptive"}, worker_token="secret") as path,
+        httpx.AsyncClient(headers=HEADERS) as http,
+    ):
         http.base_url = f"{path.url}/internal/v1/workers"
         yield path, http
 

@@ -129,7 +129,7 @@ async def test_an_engine_gets_no_more_sequences_than_it_has_credit_for(start_pat
 
 async def test_the_engines_word_in_the_head_of_an_answer_cuts_its_credit(start_path, connections):
     pace = Pace(max_num_seqs=1, inter_token_s=0.002, prefill_tokens_per_s=1e6)
-    async with start_path(count=1, engine={"pace": pace}) as path:
+    async with start_path(count=1, engine={"pace": pace}, upstream={"credit": "adaptive"}) as path:
         assert path.views[0].credit_seqs == 8
         endings = await asyncio.gather(*(ask(connections, path.url, path.key, BODY) for _ in range(6)))
         assert all(ending.is_finished for ending in endings)
