@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.conftest import start_workers
 from tests.servers.claims import assert_a_dead_worker_costs_only_begun_streams
-from tests.servers.clients import keep_asking, some_begun_on
+from tests.servers.clients import freeze_amid_streams, keep_asking
 
 
 @pytest.mark.timeout(120)
@@ -19,7 +19,7 @@ async def test_requests_without_a_byte_go_elsewhere_and_streams_end_with_an_erro
         keep_asking(lambda: gateway.url, key, clients=16, stop=stop, seed=2, tokens=(200, 300), watched=watched)
     )
     await asyncio.sleep(1)
-    await some_begun_on(installation.workers[0].name, watched)
+    await freeze_amid_streams(installation.workers[0], watched)
     installation.workers[0].kill_tree()
     await asyncio.sleep(3)
     stop.set()

@@ -9,7 +9,7 @@ from tests.servers.claims import (
     assert_a_dead_worker_costs_only_begun_streams,
     assert_finished_requests_are_booked_once,
 )
-from tests.servers.clients import keep_asking, some_begun_on
+from tests.servers.clients import freeze_amid_streams, keep_asking
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -37,7 +37,7 @@ async def test_a_killed_worker_costs_only_streams_that_had_begun(real):
         keep_asking(lambda: gateway.url, real.key, clients=16, stop=stop, seed=6, tokens=(500, 600), watched=watched)
     )
     await asyncio.sleep(2)
-    await some_begun_on(real.workers[1].name, watched)
+    await freeze_amid_streams(real.workers[1], watched)
     await asyncio.to_thread(real.workers[1].kill_tree)
     await asyncio.sleep(8)
     stop.set()

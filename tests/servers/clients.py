@@ -4,11 +4,13 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from gateway.core.sse import DONE, last_usage
 from gateway.core.usage import Usage
 from gateway.serve.wire import ConnectionBroken, ConnectionPool, TookTooLong
 from tests.bench.load import request_bytes
+from tests.servers.process import Process
 
 COUNTED = {"include_usage": True, "continuous_usage_stats": True}
 TIMEOUT_S = 60
@@ -119,16 +121,37 @@ async def keep_asking(
     return endings
 
 
-async def some_begun_on(
-    worker: str, watched: list[Ending], *, tokens_max: int = 100, count: int = 3, within_s: float = 30
+async def freeze_amid_streams(
+    worker: Process, watched: list[Ending], *, tokens_max: int = 100, count: int = 3, within_s: float = 60
 ) -> None:
     """
-    Wait until *worker* is at the beginning of *count* streams: they have brought content, *tokens_max* tokens at most.
+    Freeze *worker* while it is at the beginning of *count* streams, each with content and *tokens_max* tokens at most.
 
-    Streams of one batch run in step, so without that bound all of them may be about to end.
+    Streams of one batch run in step, and clients read late what was sent long ago: only when a frozen worker's streams
+    have been read to where they stand is it certain that some are unfinished. If too few are, it goes on for a while.
     """
     async with asyncio.timeout(within_s):
-        while (
-            sum(e.worker == worker and e.is_begun_stream and e.usage.completion <= tokens_max for e in watched) < count
-        ):
-            await asyncio.sleep(0.01)
+        while True:
+            await _until_begun(worker.name, watched, tokens_max, count)
+            worker.freeze_tree()
+            await _until_read(worker.name, watched)
+            if _begun_on(worker.name, watched, inf) >= count:
+                return
+            worker.thaw_tree()
+
+
+async def _until_begun(worker: str, watched: list[Ending], tokens_max: int, count: int) -> None:
+    while _begun_on(worker, watched, tokens_max) < count:
+        await asyncio.sleep(0.01)
+
+
+def _begun_on(worker: str, watched: list[Ending], tokens_max: float) -> int:
+    return sum(e.worker == worker and e.is_begun_stream and e.usage.completion <= tokens_max for e in watched)
+
+
+async def _until_read(worker: str, watched: list[Ending], quiet_s: float = 0.3) -> None:
+    """Wait until what *worker* sent has been read: *quiet_s* without a new byte of it."""
+    before: list[int] = []
+    while (now := [len(ending.body) for ending in watched if ending.worker == worker]) != before:
+        before = now
+        await asyncio.sleep(quiet_s)

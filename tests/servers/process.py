@@ -48,15 +48,22 @@ class Process:
 
     def kill_tree(self) -> None:
         """End it and all its children as a host's death would."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            parts = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
-            for part in parts:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    part.send_signal(signal.SIGSTOP)  # so that none can react to another's end
-            for part in parts:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    part.kill()
+        self.freeze_tree()  # so that none can react to another's end
+        self._signal_tree(signal.SIGKILL)
         self.kill()
+
+    def freeze_tree(self) -> None:
+        """Hold it and all its children in mid-step: they do nothing until thaw_tree or kill_tree."""
+        self._signal_tree(signal.SIGSTOP)
+
+    def thaw_tree(self) -> None:
+        self._signal_tree(signal.SIGCONT)
+
+    def _signal_tree(self, number: signal.Signals) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for part in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    part.send_signal(number)
 
     def stop(self, within_s: float = 40) -> int:
         """End it as an operator would: SIGTERM; gives the exit status."""
