@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from gateway.commands.output import Format, print_json, print_table
 from gateway.commands.records import Home
 from gateway.core.directory import ServiceClass
+from gateway.core.scheduling import LineBounds
 from gateway.errors import InvalidInput
 from gateway.planner.engine import Pace
 from gateway.planner.fleet import Size
@@ -28,7 +29,6 @@ from gateway.planner.quantities import (
     parse_spike,
     parse_tenant,
 )
-from gateway.planner.queue import TENANT_SHARE, Limits
 from gateway.planner.report import Figures, Report
 from gateway.planner.search import WORKERS_MAX, workers_needed
 from gateway.planner.simulation import Plan, Simulation
@@ -103,11 +103,11 @@ def plan(
         max_batched_tokens=max_num_batched_tokens,
     )
     size = _size(workers, workers_max, parse_duration_s(cold_start, "--cold-start"))
-    limits = Limits(
+    bounds = LineBounds(
         waiting_max=settings.waiting_max if waiting_max is None else waiting_max,
-        tenant_share=TENANT_SHARE if tenant else 1.0,  # a load without tenants stands for many
+        tenant_share=settings.tenant_share if tenant else 1.0,  # a load without tenants stands for many
     )
-    what = Plan(size=size, pace=pace, limits=limits, seed=seed)
+    what = Plan(size=size, pace=pace, bounds=bounds, seed=seed)
     lengths = Lengths(prompt_tokens=prompt_tokens, output_tokens=output_tokens, sigma=tokens_sigma)
     _check_one(trace, rps, users)
     burst = parse_spike(spike) if spike else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.core.directory import ServiceClass
-from gateway.core.scheduling import Ticket
+from gateway.core.scheduling import RESERVED_PERCENT, Ticket
 
 WINDOW_S = 10.0
 # A slow pool completes too few requests in 10 s to tell a rate: the window then grows until it holds so many, which
@@ -25,7 +25,8 @@ COMPLETED_MIN, WINDOW_S_MAX = 100, 60.0
 SAMPLE_S = 0.1  # samples closer together than this are merged
 PASSING_WINDOW_S = 2.0
 PASSING_LASTS = 0.5  # of the time that the line has lasted: between a burst that ends and traffic that does not
-RATE_SHARE_MIN = 0.05  # what is left of the rate however many pass: the least reserve of a class
+# What is left of the rate however many pass: the least reserve of a class.
+RATE_SHARE_MIN = min(percent for percent in RESERVED_PERCENT.values() if percent) / 100
 LOOK_S = 1.0  # how often a line is looked at, as long as that costs little
 # A ticket in line is given up when it is expected this much later than it may be granted; forecasts err by some 10 %.
 LATE_FACTOR = 1.25
@@ -133,11 +134,11 @@ class Forecast:
         self._ranks: dict[str, tuple[int, ServiceClass]] = {}
         self._passing = {service_class: _Passing() for service_class in ServiceClass}
         self._of_tenant: dict[tuple[ServiceClass, str], _TenantRanks] = {}
-        self._of_class = dict.fromkeys(ServiceClass, 0)
+        self._before_newcomer = dict.fromkeys(ServiceClass, 0)
         self._granted_then = 0
         self._now_s = self._looked_s = self._line_began_s = 0.0
 
-    def observe(self, now_s: float, pool: "PoolCounts") -> None:
+    def observe(self, now_s: float, pool: PoolCounts) -> None:
         """Take how the pool stands."""
         self._rate.observe(now_s, pool.completed, pool.in_flight)
         self._per_slot = self._rate.per_slot or self._per_slot
@@ -152,12 +153,13 @@ class Forecast:
         self._note_passing(order, granted - self._granted_then)
         self._ranks = {ticket.id: (rank, ticket.service_class) for rank, ticket in enumerate(order)}
         self._granted_then = granted
-        self._of_tenant, self._of_class = {}, dict.fromkeys(ServiceClass, 0)
+        self._of_tenant = {}
         for rank, ticket in enumerate(order):
-            self._of_class[ticket.service_class] += 1
             ranks = self._of_tenant.setdefault((ticket.service_class, ticket.tenant), _TenantRanks([], set()))
             ranks.ranks.append(rank)
             ranks.users.add(ticket.user)
+        tickets, tenants = Counter(ticket.service_class for ticket in order), Counter(c for c, _ in self._of_tenant)
+        self._before_newcomer = {c: sum(tickets[d] for d in ServiceClass if d < c) + tenants[c] for c in ServiceClass}
 
     def place(self, ticket_id: str, now_s: float) -> Place | None:
         """Tell where a ticket stands; None if it was not in line when that was last looked at."""
@@ -195,16 +197,15 @@ class Forecast:
         """
         slots, at_s, pass_until_s = self._pool.slots, now_s, now_s + (now_s - self._line_began_s) * PASSING_LASTS
         completions: float = ahead + 1 - (slots - self._pool.in_flight)  # that must come before its grant
-        for change in sorted((*self._coming, Coming(pass_until_s, 0)), key=_at_s):
+        for change in (*sorted((*self._coming, Coming(pass_until_s, 0)), key=_at_s), Coming(inf, 0)):
             rate = self._net_rate(slots, passing_per_s if at_s < pass_until_s else 0.0)
-            if at_s + _time_for(completions, rate) <= change.at_s:
-                break
+            granted_s = at_s + _time_for(completions, rate)
+            if granted_s <= change.at_s:
+                return None if granted_s == inf else granted_s - now_s
             next_s = max(at_s, change.at_s)
             completions -= rate * (next_s - at_s) + change.slots
             slots, at_s = slots + change.slots, next_s
-        rate = self._net_rate(slots, passing_per_s if at_s < pass_until_s else 0.0)
-        took_s = _time_for(completions, rate)
-        return None if took_s == inf else at_s - now_s + took_s
+        raise AssertionError("whatever is granted is granted before the end of time")
 
     def drain_s(self, now_s: float) -> float | None:
         """Estimate when everyone who waits now will have been granted."""
@@ -239,8 +240,7 @@ class Forecast:
         """
         own = self._of_tenant.get((ticket.service_class, ticket.tenant))
         if own is None:
-            tenants = sum(c is ticket.service_class for c, _ in self._of_tenant)
-            return sum(n for c, n in self._of_class.items() if c < ticket.service_class) + tenants
+            return self._before_newcomer[ticket.service_class]
         if ticket.user in own.users:
             return own.ranks[-1] + 1
         return own.ranks[min(len(own.users), len(own.ranks)) - 1] + 1

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.core.directory import ServiceClass
 from gateway.core.outcome import Outcome
-from gateway.core.scheduling import Ticket
+from gateway.core.scheduling import Bound, LineBounds, Ticket
 from gateway.errors import Refused
 
 RETRY_AFTER_S_MIN, RETRY_AFTER_S_MAX = 1, 60  # OpenAI's Node SDK obeys no more than 60 s
@@ -23,6 +23,13 @@ def share_full(pool: str, tenant: str, allowed: int, drain_s: float | None) -> R
     message = f"The tenant {tenant!r} has {allowed} requests waiting in the line of the pool {pool!r}, its share of it."
     limit = _limit("tenant_queue_full", "tenant", tenant, current=allowed, allowed=allowed, clears_in_s=drain_s)
     return _refuse(Outcome.QUEUE_FULL, message, limit, code="tenant_queue_full")
+
+
+def bound_reached(pool: str, tenant: str, bound: Bound, bounds: LineBounds, drain_s: float | None) -> Refused:
+    """Refuse a ticket of *tenant* that *bound* keeps out of the line; *drain_s* as above."""
+    if bound is Bound.LINE:
+        return line_full(pool, bounds.waiting_max, drain_s)
+    return share_full(pool, tenant, bounds.of_tenant_max, drain_s)
 
 
 def wait_too_long(pool: str, ticket: Ticket, eta_s: float, allowed_s: float) -> Refused:

@@ -26,14 +26,16 @@ of one ticket and k the number of classes with a reserve: it goes first as soon 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from itertools import count
 from typing import Self
 
 from gateway.core.directory import ServiceClass
 from gateway.core.turns import Turns
 
-WEIGHT_MAX = 100
 UNITS_PER_TOKEN = 100  # of a charge, so that it is a whole number whatever the weight
+WAITING_MAX = 20_000  # tickets in line; some 33 KiB of a gateway's memory each
+TENANT_SHARE = 0.5
 NO_DEADLINE_MS = 2**53 - 1  # the largest whole number that Lua can count with
 _BY_URGENCY = tuple(ServiceClass)  # iterating over an Enum itself takes several times as long
 RESERVED_PERCENT = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 10, ServiceClass.BATCH: 5}
@@ -73,6 +75,49 @@ class Ticket:
 def charge(work: int, weight: int) -> int:
     """Give the charge of *work* tokens for a tenant of *weight*; of negative work a refund."""
     return work * UNITS_PER_TOKEN // weight
+
+
+@dataclass(slots=True)
+class Held:
+    """A ticket with a slot, the work charged for it so far, and what tells the work it did; None: no correction."""
+
+    ticket: Ticket
+    charged: int = 0
+    spent: Callable[[], int] | None = None
+
+    def correction(self, *, is_over: bool) -> int:
+        """Give the work to charge more from now on: upwards as tokens flow, to the actual work at the end."""
+        work = self.spent() - self.charged if self.spent else 0
+        if work < 0 and not is_over:
+            return 0
+        self.charged += work
+        return work
+
+
+class Bound(Enum):
+    """What keeps a ticket from being put in line."""
+
+    LINE = auto()
+    SHARE = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineBounds:
+    """How many tickets may wait, and the part of those places that one tenant may fill: one place at least."""
+
+    waiting_max: int = WAITING_MAX
+    tenant_share: float = TENANT_SHARE
+
+    @property
+    def of_tenant_max(self) -> int:
+        """How many tickets of one tenant may wait."""
+        return max(1, int(self.waiting_max * self.tenant_share))
+
+    def reached(self, line: "Line", tenant: str) -> Bound | None:
+        """Tell which bound keeps one more ticket of *tenant* out of *line*; None if it may wait."""
+        if len(line) >= self.waiting_max:
+            return Bound.LINE
+        return Bound.SHARE if line.waiting_of(tenant) >= self.of_tenant_max else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

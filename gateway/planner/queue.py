@@ -8,19 +8,10 @@ MemoryQueue (stores/memory.py) does, with the time as an argument and no event l
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 
 from gateway.core.eta import Coming, Forecast, PoolCounts
-from gateway.core.scheduling import Line, Ticket
-
-TENANT_SHARE = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How long the line may be, and which part of it one tenant may fill; the defaults are the gateway's."""
-
-    waiting_max: int = 10_000
-    tenant_share: float = TENANT_SHARE
+from gateway.core.scheduling import Held, Line, LineBounds, Ticket
 
 
 class Entry(Enum):
@@ -39,26 +30,18 @@ class Spent:
     total: int
 
 
-@dataclass(slots=True)
-class _Held:
-    """A ticket that came out of the line into flight, the work charged for it, and what tells the work it did."""
-
-    ticket: Ticket
-    charged: int
-    spent: Spent
-
-
 class VirtualQueue:
     """The slots of one pool and the tickets that wait for them."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, bounds: LineBounds) -> None:
         self.slots = 0
         self.forecast = Forecast()
-        self._limits = limits
+        self._bounds = bounds
+        self._now_s = 0.0
         self._line = Line()
         self._waiting: dict[str, Ticket] = {}
-        self._in_flight: dict[str, _Held | None] = {}  # None: it went past the line, charged nothing
-        self._exceeding: dict[str, _Held] = {}  # of those in flight, who will do more work than was predicted
+        self._in_flight: dict[str, Held] = {}
+        self._exceeding: dict[str, Held] = {}  # of those in flight, who will do more work than was predicted
         self._granted = self._completed = 0
 
     def __repr__(self) -> str:
@@ -75,7 +58,7 @@ class VirtualQueue:
     def enter(self, ticket: Ticket, now_s: float) -> Entry:
         """Let *ticket* past an empty line into a free slot, else put it in line, else refuse it."""
         if self.in_flight < self.slots and not len(self._line):
-            self._in_flight[ticket.id] = None
+            self._in_flight[ticket.id] = Held(ticket)
             return Entry.GRANTED
         if self._is_refused(ticket, now_s):
             return Entry.REFUSED
@@ -87,8 +70,9 @@ class VirtualQueue:
         """Give free slots to the tickets whose turn it is; *spent_by* gives what a ticket does with its slot."""
         while self.in_flight < self.slots and (ticket := self._line.next()):
             del self._waiting[ticket.id]
-            held = self._in_flight[ticket.id] = _Held(ticket, ticket.work, spent_by(ticket))
-            if held.spent.total > ticket.work:
+            spent = spent_by(ticket)
+            held = self._in_flight[ticket.id] = Held(ticket, ticket.work, partial(self._so_far, spent))
+            if spent.total > ticket.work:
                 self._exceeding[ticket.id] = held
             self._granted += 1
             yield ticket
@@ -98,11 +82,10 @@ class VirtualQueue:
         if self._waiting.pop(ticket.id, None):
             self._line.leave(ticket.id)
             return
-        held = self._in_flight.pop(ticket.id)
+        self._now_s = now_s
         self._exceeding.pop(ticket.id, None)
         self._completed += 1
-        if held:
-            self._line.settle(ticket, held.spent.so_far(now_s) - held.charged)
+        self._settle(self._in_flight.pop(ticket.id), is_over=True)
 
     def expect(self, slots: int, coming: list[Coming]) -> None:
         """Take how many slots there are, and which are expected when."""
@@ -111,10 +94,9 @@ class VirtualQueue:
 
     def look(self, now_s: float) -> list[Ticket]:
         """Settle as tokens flow, find out where everyone stands, and take out those who are too late."""
+        self._now_s = now_s
         for held in self._exceeding.values():  # nobody else's work is ever above what was charged
-            if (work := held.spent.so_far(now_s) - held.charged) > 0:
-                self._line.settle(held.ticket, work)
-                held.charged += work
+            self._settle(held, is_over=False)
         self._observe(now_s)
         self.forecast.look(list(self._line.order()), self._granted)
         late = [ticket for ticket in self._waiting.values() if self._is_late(ticket, now_s)]
@@ -122,12 +104,16 @@ class VirtualQueue:
             self.leave(ticket, now_s)
         return late
 
+    def _so_far(self, spent: Spent) -> int:
+        return spent.so_far(self._now_s)
+
+    def _settle(self, held: Held, *, is_over: bool) -> None:
+        if work := held.correction(is_over=is_over):
+            self._line.settle(held.ticket, work)
+
     def _is_refused(self, ticket: Ticket, now_s: float) -> bool:
         self._observe(now_s)
-        if len(self._line) >= self._limits.waiting_max:
-            return True
-        of_tenant_max = max(1, int(self._limits.waiting_max * self._limits.tenant_share))
-        if self._line.waiting_of(ticket.tenant) >= of_tenant_max:
+        if self._bounds.reached(self._line, ticket.tenant):
             return True
         return self.forecast.newcomer_late_s(ticket, now_s) is not None
 

@@ -14,13 +14,13 @@ from itertools import count
 from typing import Any
 
 from gateway.core.eta import LOOK_S
-from gateway.core.scheduling import Ticket
+from gateway.core.scheduling import LineBounds, Ticket
 from gateway.planner.engine import Pace
 from gateway.planner.engine import Sequence as Answer
 from gateway.planner.fleet import Fleet, Size, Worker
 from gateway.planner.foresight import Foresight
 from gateway.planner.load import Request
-from gateway.planner.queue import Entry, Limits, Spent, VirtualQueue
+from gateway.planner.queue import Entry, Spent, VirtualQueue
 from gateway.planner.stories import Ending, Story
 
 # A longer line is looked at less often: at this many tickets a second, as a gateway would that gives it 5 % of a core.
@@ -31,7 +31,7 @@ PROGRESS_EVENTS = 2000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """
-    What is simulated: workers, their engines, the limits of the line.
+    What is simulated: workers, their engines, the bounds of the line.
 
     *hop_s* is how long it takes from a slot's coming free until the next request has reached the engine;
     *credit_wait_s* how long a request with a slot waits for a worker with credit before it takes one without.
@@ -39,7 +39,7 @@ class Plan:
 
     size: Size
     pace: Pace = field(default_factory=Pace)
-    limits: Limits = field(default_factory=Limits)
+    bounds: LineBounds = field(default_factory=LineBounds)
     hop_s: float = 0.002
     credit_wait_s: float = 2.0
     seed: int = 1
@@ -95,7 +95,7 @@ class Simulation:
         self._is_enough = False
         self._foresight = Foresight()
         self._fleet = Fleet(plan.size, plan.pace, random.Random(f"fleet {plan.seed}"))  # noqa: S311
-        self._queue = VirtualQueue(plan.limits)
+        self._queue = VirtualQueue(plan.bounds)
         self._in_flight: dict[str, _InFlight] = {}
         self._unsent: dict[str, _InFlight] = {}  # granted, but no worker has credit for the prompt yet
         self._owners: dict[Answer, _InFlight] = {}

@@ -5,13 +5,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+import structlog
+
 from gateway.core.eta import Coming, Place, PoolCounts
-from gateway.core.refusals import line_full, share_full
-from gateway.core.scheduling import Line, Ticket
+from gateway.core.refusals import bound_reached
+from gateway.core.scheduling import TENANT_SHARE, WAITING_MAX, Held, Line, LineBounds, Ticket
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.queue import Occupancy, Whereabouts
-from gateway.stores.held import Held, Waiter
 from gateway.stores.lookout import Lookout
+from gateway.stores.waiter import Waiter
+
+log = structlog.get_logger()
 
 
 class MemoryQueue:
@@ -25,13 +29,12 @@ class MemoryQueue:
         self,
         pool: str,
         *,
-        waiting_max: int = 20_000,
-        tenant_share: float = 0.5,
+        waiting_max: int = WAITING_MAX,
+        tenant_share: float = TENANT_SHARE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
-        self._waiting_max = waiting_max
-        self._waiting_of_tenant_max = max(1, int(waiting_max * tenant_share))
+        self._bounds = LineBounds(waiting_max=waiting_max, tenant_share=tenant_share)
         self._clock = clock
         self._slots = 0
         self._line = Line()
@@ -138,14 +141,10 @@ class MemoryQueue:
 
     def _refusal(self, ticket: Ticket) -> Refused | None:
         self._observe()
-        if len(self._line) >= self._waiting_max:
-            return line_full(self.pool, self._waiting_max, self._drain_s())
-        if self._line.waiting_of(ticket.tenant) >= self._waiting_of_tenant_max:
-            return share_full(self.pool, ticket.tenant, self._waiting_of_tenant_max, self._drain_s())
+        if bound := self._bounds.reached(self._line, ticket.tenant):
+            drain_s = self._lookout.forecast.drain_s(self._clock())
+            return bound_reached(self.pool, ticket.tenant, bound, self._bounds, drain_s)
         return self._lookout.refuse_newcomer(ticket)
-
-    def _drain_s(self) -> float | None:
-        return self._lookout.forecast.drain_s(self._clock())
 
     def _settle(self, held: Held, *, is_over: bool) -> None:
         if work := held.correction(is_over=is_over):
@@ -161,7 +160,10 @@ class MemoryQueue:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(self._lookout.pause_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # the looks must outlive their bugs: places, waits and refusals come from them
+                log.exception("look_failed", pool=self.pool)
 
     async def look(self) -> None:
         """Settle as tokens flow, find out where everyone stands, and refuse who is too late."""

@@ -11,11 +11,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.core.eta import Coming, Place
-from gateway.core.refusals import line_full, share_full
-from gateway.core.scheduling import Ticket
+from gateway.core.refusals import bound_reached
+from gateway.core.scheduling import TENANT_SHARE, WAITING_MAX, Bound, Held, LineBounds, Ticket
 from gateway.errors import StoreUnavailable
 from gateway.ports.queue import Occupancy, Whereabouts
-from gateway.stores.held import Held, Waiter
 from gateway.stores.lookout import Lookout
 from gateway.stores.redis_books import Corrections, Credit, books
 from gateway.stores.redis_cadence import Cadence, keep_listening
@@ -23,6 +22,7 @@ from gateway.stores.redis_client import redis_answering
 from gateway.stores.redis_line import Answer, Books, RedisLine
 from gateway.stores.redis_looks import RedisLooks
 from gateway.stores.redis_sight import storable
+from gateway.stores.waiter import Waiter
 
 BATCH_MAX = 200  # tickets per call: a few ms of Redis's time
 BEATS_PER_LEASE = 3  # two may be lost before anyone takes us for dead
@@ -61,15 +61,16 @@ class RedisQueue:
         pool: str,
         *,
         owner: str,
-        waiting_max: int = 20_000,
-        tenant_share: float = 0.5,
+        waiting_max: int = WAITING_MAX,
+        tenant_share: float = TENANT_SHARE,
         lease_s: float = 3.0,
         store_timeout_s: float = 0.5,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self.is_up = True
-        self._line = RedisLine(redis, pool, owner, lease_s=lease_s, waiting_max=waiting_max, tenant_share=tenant_share)
+        self._bounds = LineBounds(waiting_max=waiting_max, tenant_share=tenant_share)
+        self._line = RedisLine(redis, pool, owner, lease_s=lease_s, bounds=self._bounds)
         self._lease_s, self._beat_s = lease_s, lease_s / BEATS_PER_LEASE
         self._store_timeout_s = store_timeout_s
         self._clock = clock
@@ -299,8 +300,9 @@ class RedisQueue:
             self._grant(ticket_id, is_charged=False)
         for ticket_id in answer.granted:
             self._grant(ticket_id)
-        for ticket_id in (*answer.line_full, *answer.share_full):
-            self._refuse(ticket_id, is_line_full=ticket_id in answer.line_full)
+        for bound, refused in ((Bound.LINE, answer.line_full), (Bound.SHARE, answer.share_full)):
+            for ticket_id in refused:
+                self._refuse(ticket_id, bound)
         again = {ticket_id: self._waiting[ticket_id] for ticket_id in answer.unknown if ticket_id in self._waiting}
         self._entering = again | self._entering
         self._start_on_credit()
@@ -321,12 +323,10 @@ class RedisQueue:
             self._in_flight[ticket_id] = waiter.held if is_charged else Held(waiter.held.ticket)
             waiter.grant()
 
-    def _refuse(self, ticket_id: str, *, is_line_full: bool) -> None:
+    def _refuse(self, ticket_id: str, bound: Bound) -> None:
         if waiter := self._waiting.pop(ticket_id, None):
-            tenant, drain_s = waiter.held.ticket.tenant, self._lookout.forecast.drain_s(self._clock())
-            full = line_full(self.pool, self._line.waiting_max, drain_s)
-            over = share_full(self.pool, tenant, self._line.waiting_of_tenant_max, drain_s)
-            waiter.turn_away(full if is_line_full else over)
+            drain_s = self._lookout.forecast.drain_s(self._clock())
+            waiter.turn_away(bound_reached(self.pool, waiter.held.ticket.tenant, bound, self._bounds, drain_s))
 
     def _lose(self, reason: str) -> None:
         """Redis is away: whoever waits learns it, in order of arrival. What is in flight waits for the next claim."""

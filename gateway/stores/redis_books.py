@@ -2,8 +2,7 @@
 
 from collections import deque
 
-from gateway.core.scheduling import Ticket, charge
-from gateway.stores.held import Held
+from gateway.core.scheduling import Held, Ticket, charge
 from gateway.stores.redis_line import Books, Correction
 
 WINDOW_S = 0.15  # starts are counted per window; the busiest of the last ones tells how much credit is wanted

@@ -7,7 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from gateway.core.eta import PoolCounts
-from gateway.core.scheduling import RESERVED_PERCENT, Ticket
+from gateway.core.scheduling import RESERVED_PERCENT, LineBounds, Ticket
 from gateway.stores.redis_client import Script
 from gateway.stores.redis_sight import AFTER_NUL, NUL, Sight, entry_of, ticket_of
 
@@ -73,14 +73,11 @@ class RedisLine:
     Raises what redis-py raises, and sets no limit on time.
     """
 
-    def __init__(
-        self, redis: Redis, pool: str, owner: str, *, lease_s: float, waiting_max: int, tenant_share: float
-    ) -> None:
+    def __init__(self, redis: Redis, pool: str, owner: str, *, lease_s: float, bounds: LineBounds) -> None:
         self.owner = owner
         self._redis = redis
         self._lease_ms = int(lease_s * 1000)
-        self.waiting_max = waiting_max
-        self.waiting_of_tenant_max = max(1, int(waiting_max * tenant_share))
+        self._bounds = bounds
         self._keys = _keys(pool)
         self._epoch = 0
 
@@ -154,7 +151,7 @@ class RedisLine:
         word = "" if books.slots is None else books.slots
         header = (self.owner, self._epoch, self._lease_ms, _RESERVES, word, books.used, books.given_back, books.wanted)
         corrections = [field for correction in books.corrections for field in correction]
-        bounds = self.waiting_max, self.waiting_of_tenant_max
+        bounds = self._bounds.waiting_max, self._bounds.of_tenant_max
         return (*header, *bounds, books.batch, len(books.corrections), *corrections, *args)
 
 

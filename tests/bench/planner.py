@@ -11,12 +11,12 @@ from os import cpu_count
 from pathlib import Path
 from statistics import mean
 
+from gateway.core.scheduling import LineBounds
 from gateway.planner.clairvoyant import bound, engine_s
 from gateway.planner.engine import Pace
 from gateway.planner.fleet import Size
 from gateway.planner.load import Crowd, Lengths, Load, Request, draw_load, populate
 from gateway.planner.quantities import Share
-from gateway.planner.queue import Limits
 from gateway.planner.report import percentile
 from gateway.planner.simulation import Course, Plan, Simulation
 from gateway.planner.stories import Ending
@@ -53,7 +53,7 @@ def token_shares(length_s: float = 600.0, settled_s: float = 100.0) -> dict[str,
     """Let a tenant of long prompts and one of short ones overload a worker; give the ratio of what they got."""
     long = stream("long", Load(rps=40, length_s=length_s, lengths=Lengths(prompt_tokens=4000)))
     short = stream("short", Load(rps=80, length_s=length_s, lengths=Lengths(prompt_tokens=200)), seed=2)
-    course = Simulation(merged(long, short), plan(1, Limits(waiting_max=6000, tenant_share=0.6))).run()
+    course = Simulation(merged(long, short), plan(1, LineBounds(waiting_max=6000, tenant_share=0.6))).run()
     work = dict.fromkeys(("long", "short"), 0)
     for story in course.stories:
         if story.sent_s is not None and settled_s < story.sent_s < length_s:
@@ -68,7 +68,7 @@ def quiet_tenant() -> dict[str, float]:
         lengths = Lengths(prompt_tokens=prompt_tokens)
         quiet = stream("quiet", Load(rps=rps, length_s=length_s, lengths=lengths))
         flood = stream("flood", Load(rps=100 * rps, length_s=length_s), seed=2)
-        pool = plan(workers, Limits(waiting_max=2000, tenant_share=0.9))
+        pool = plan(workers, LineBounds(waiting_max=2000, tenant_share=0.9))
         alone, beside = (Simulation(requests, pool).run() for requests in (quiet, merged(quiet, flood)))
         name = f"quiet_ttft_p99_{workers}_workers_{prompt_tokens}_tokens"
         figures |= {f"{name}_s": ttft_p99(beside), f"{name}_over_solo": ttft_p99(beside) / ttft_p99(alone)}
@@ -81,7 +81,7 @@ def overload() -> dict[str, float]:
     load = Load(rps=OVERLOAD / seconds_each, length_s=OVERLOAD_S)
     crowd = Crowd(shares=[Share(f"tenant-{number}", 1) for number in range(20)], patience_s=PATIENCE_S)
     requests = populate(draw_load(load, 1), crowd, 1)
-    course = Simulation(requests, plan(1, Limits(waiting_max=100_000))).run()
+    course = Simulation(requests, plan(1, LineBounds(waiting_max=100_000))).run()
     done = [one.request for one in course.stories if one.ending is Ending.SERVED and (one.ended_s or 0) <= OVERLOAD_S]
 
     def of_bound(value: Callable[[Request], float]) -> float:
@@ -96,8 +96,8 @@ def overload() -> dict[str, float]:
     }
 
 
-def plan(workers: int, limits: Limits) -> Plan:
-    return Plan(size=Size(workers=workers), pace=PACE, limits=limits)
+def plan(workers: int, bounds: LineBounds) -> Plan:
+    return Plan(size=Size(workers=workers), pace=PACE, bounds=bounds)
 
 
 def stream(tenant: str, load: Load, seed: int = 1) -> list[Request]:

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from gateway.core.directory import ServiceClass
-from gateway.core.scheduling import Line, Ticket
+from gateway.core.scheduling import Line, LineBounds, Ticket
 from gateway.core.scheduling import charge as charge_of
 from gateway.stores.redis_client import connect
 from gateway.stores.redis_line import Books, RedisLine
@@ -47,7 +47,9 @@ class InRedis:
     """The line that gateways share, as one that wants no credit speaks of it."""
 
     def __init__(self, client) -> None:
-        self._line = RedisLine(client, POOL, "gateway", lease_s=60.0, waiting_max=10_000, tenant_share=1.0)
+        self._line = RedisLine(
+            client, POOL, "gateway", lease_s=60.0, bounds=LineBounds(waiting_max=10_000, tenant_share=1.0)
+        )
         self._batches = count(1)
 
     async def claim(self) -> None:

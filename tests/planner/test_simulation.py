@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.directory import ServiceClass
+from gateway.core.scheduling import LineBounds
 from gateway.planner.engine import Pace
 from gateway.planner.fleet import Size
 from gateway.planner.load import Crowd, Lengths, Load, Request, draw_load, populate
 from gateway.planner.quantities import Share, Spike
-from gateway.planner.queue import Limits
 from gateway.planner.report import percentile
 from gateway.planner.simulation import Plan, Simulation
 from gateway.planner.stories import Ending
@@ -55,10 +55,10 @@ def test_a_seed_replays_exactly(seed):
 def test_every_request_is_served_refused_or_hung_up_and_none_is_lost(seed):
     dice = random.Random(seed)
     size = Size(workers=dice.randint(0, 2), workers_max=dice.choice((3, 40)), cold_start_s=dice.choice((0.0, 30.0)))
-    limits = Limits(waiting_max=dice.choice((5, 100, 10_000)))
+    bounds = LineBounds(waiting_max=dice.choice((5, 100, 10_000)))
     requests = burst(seed, patience_s=dice.choice((3.0, 30.0)), wait_s_max=dice.choice((10.0, 60.0)))
     hop_s = dice.choice((0.0, 0.01))
-    simulation = Simulation(requests, replace(plan(seed=seed, limits=limits, hop_s=hop_s), size=size))
+    simulation = Simulation(requests, replace(plan(seed=seed, bounds=bounds, hop_s=hop_s), size=size))
     course = simulation.run()
     assert len(course.stories) == len(requests)
     assert count(course, Ending.LOST) == 0
@@ -124,7 +124,7 @@ def test_who_would_come_too_late_is_refused_at_once():
 
 def test_a_full_line_refuses():
     requests = [Request(at_s=0.001 * n, prompt_tokens=10, output_tokens=20) for n in range(10)]
-    course = Simulation(requests, replace(ONE_SLOT, limits=Limits(waiting_max=4, tenant_share=1.0))).run()
+    course = Simulation(requests, replace(ONE_SLOT, bounds=LineBounds(waiting_max=4, tenant_share=1.0))).run()
     assert count(course, Ending.SERVED) == 5
     assert count(course, Ending.REFUSED) == 5
 
@@ -169,7 +169,7 @@ def test_a_slow_pool_is_no_reason_to_refuse_who_would_be_served_in_time():
     """Two requests a second: in 10 s too few end to tell a rate, and a pause among them must not look like a halt."""
     load = Load(rps=4, length_s=900, lengths=Lengths(prompt_tokens=10_000, output_tokens=350, sigma=1.0))
     requests = populate(draw_load(load, 1), Crowd(wait_s_max=dict.fromkeys(ServiceClass, 200.0)), 1)
-    one_worker = replace(plan(1), pace=Pace(max_num_seqs=64), limits=Limits(tenant_share=1.0))
+    one_worker = replace(plan(1), pace=Pace(max_num_seqs=64), bounds=LineBounds(tenant_share=1.0))
     course = Simulation(requests, one_worker).run()
     late = sorted(story.wait_s for story in course.stories if story.request.at_s > 300 and story.wait_s is not None)
     assert count(course, Ending.REFUSED) > 1000

@@ -7,9 +7,9 @@ import pytest
 import redis
 
 from gateway.core.directory import ServiceClass
+from gateway.core.scheduling import Held, LineBounds
 from gateway.ports.queue import Occupancy
 from gateway.settings import QueueSettings
-from gateway.stores.held import Held
 from gateway.stores.redis import RedisQueue
 from gateway.stores.redis_books import IDLE_S, WANTED_MIN, Corrections, Credit
 from gateway.stores.redis_client import connect
@@ -186,7 +186,7 @@ async def test_looking_elsewhere_finds_tickets_and_their_places(gateways):
 async def test_corrections_told_twice_count_once(redis_url):
     """A call whose answer was lost is told again."""
     client = connect(redis_url)
-    line = RedisLine(client, POOL, "gateway", lease_s=FAR_S, waiting_max=9, tenant_share=1.0)
+    line = RedisLine(client, POOL, "gateway", lease_s=FAR_S, bounds=LineBounds(waiting_max=9, tenant_share=1.0))
     await line.claim(Books(), [], [])
     await line.sync(Books(), entering=[(ticket("waits", "acme", user="ann"), True)])
     books = Books(batch=1, corrections=[(1, "acme", "ann", 700)])

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import redis
 
+from gateway.core.scheduling import LineBounds
 from gateway.errors import StoreUnavailable
 from gateway.ports.queue import Occupancy
 from gateway.settings import QueueSettings
@@ -204,7 +205,7 @@ async def test_a_call_of_an_older_epoch_changes_nothing(gateways, redis_url):
 
 
 def line_of(client, owner: str, lease_s: float = LEASE_S) -> RedisLine:
-    return RedisLine(client, POOL, owner, lease_s=lease_s, waiting_max=100, tenant_share=1.0)
+    return RedisLine(client, POOL, owner, lease_s=lease_s, bounds=LineBounds(waiting_max=100, tenant_share=1.0))
 
 
 async def test_the_last_gateway_to_go_leaves_nothing_in_redis(redis_url):

@@ -1,27 +1,9 @@
-"""A ticket that has its slot, and what its service costs its tenant; and one that waits for it."""
+"""Someone who waits for a slot, and how they are told what becomes of it."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.core.scheduling import Ticket
-
-
-@dataclass(slots=True)
-class Held:
-    """A ticket, the work charged for it so far, and what tells the work it did; None: the prediction stands."""
-
-    ticket: Ticket
-    charged: int = 0
-    spent: Callable[[], int] | None = None
-
-    def correction(self, *, is_over: bool) -> int:
-        """Give the work to charge more from now on: upwards as tokens flow, to the actual work at the end."""
-        work = self.spent() - self.charged if self.spent else 0
-        if work < 0 and not is_over:
-            return 0
-        self.charged += work
-        return work
+from gateway.core.scheduling import Held
 
 
 def _new_future() -> asyncio.Future[None]:
