@@ -51,7 +51,8 @@ from gateway.stores.redis_roster import RedisRoster
 from gateway.stores.schema import check_schema
 from gateway.stores.shipper import Shipper
 from gateway.stores.spool import FileSpool
-from gateway.stores.sql import SqlDirectory, SqlJournal
+from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_directory import SqlDirectory
 from gateway.telemetry.metrics import Metrics
 
 HOUSEKEEPING_S = 0.25  # how often slots are counted anew and idle connections are swept

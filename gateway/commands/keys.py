@@ -11,7 +11,7 @@ from gateway.control.keys import PROJECT, create_key, revoke_key, to_json
 from gateway.control.tenants import create_tenant
 from gateway.core.directory import Key, ServiceClass
 from gateway.core.zones import load_zone, local_time, parse_instant
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 COLUMNS = ("id", "tenant", "project", "name", "hint", "service_class", "created", "expires", "is_revoked")
 

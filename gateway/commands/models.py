@@ -8,7 +8,7 @@ import typer
 from gateway.commands.output import Format, print_record, print_records
 from gateway.commands.records import DatabaseUrl, Home, now_ms, open_database
 from gateway.control.models import declare_model, retire_model
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 COLUMNS = ("name", "pool", "is_retired")
 

@@ -11,7 +11,7 @@ from gateway.control.tenants import create_tenant, resume_tenant, set_tenant, su
 from gateway.core.directory import WEIGHT_MAX, ServiceClass, Tenant
 from gateway.core.webhooks import tenant_secret
 from gateway.errors import InvalidInput, NotFoundError
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 COLUMNS = ("id", "name", "service_class", "weight", "is_suspended")
 _CLASS_HELP = "The most urgent class its requests may have: interactive, standard or batch."

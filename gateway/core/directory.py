@@ -11,6 +11,10 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
+from gateway.core.budgets import Budget
+from gateway.core.limits import Limit
+from gateway.core.prices import PriceBook, PriceVersion
+
 _Row = TypeVar("_Row")
 
 
@@ -83,6 +87,9 @@ class Changes:
     tenants: tuple[Tenant, ...] = ()
     keys: tuple[Key, ...] = ()
     models: tuple[Model, ...] = ()
+    prices: tuple[PriceVersion, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -91,12 +98,15 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the data plane needs to know of the Directory. Keys are indexed by digest."""
+    """Everything the data plane needs to know of the Directory. Keys are by digest, limits and budgets by id."""
 
     version: int = 0
     tenants: Mapping[str, Tenant] = field(default_factory=_nothing)
     keys: Mapping[str, Key] = field(default_factory=_nothing)
     models: Mapping[str, Model] = field(default_factory=_nothing)
+    prices: PriceBook = field(default_factory=PriceBook)
+    limits: Mapping[str, Limit] = field(default_factory=_nothing)
+    budgets: Mapping[str, Budget] = field(default_factory=_nothing)
 
     def apply(self, changes: Changes) -> "Snapshot":
         """Give the snapshot after *changes*; this one stays as it was."""
@@ -106,6 +116,9 @@ class Snapshot:
             tenants=_merge(self.tenants, ((t.id, t) for t in changes.tenants)),
             keys=_merge(self.keys, ((k.digest, k) for k in changes.keys)),
             models=_merge(self.models, ((m.name, m) for m in changes.models)),
+            prices=self.prices.apply(changes.prices),
+            limits=_merge(self.limits, ((limit.id, limit) for limit in changes.limits)),
+            budgets=_merge(self.budgets, ((budget.id, budget) for budget in changes.budgets)),
         )
 
 

@@ -27,6 +27,7 @@ class Flag(Enum):
 
     EXACT = "exact"  # the engine's final usage
     DELIVERED = "delivered"  # the stream was cut: the last cumulative usage that went to the client
+    ESTIMATED = "estimated"  # the engine never said: counted by the gateway from what went to the client
     INTERRUPTED = "interrupted"  # the gateway died: the last PROGRESS in its spool
     NONE = "none"  # nothing was dispatched, or nothing came back: no tokens
 
@@ -38,6 +39,8 @@ class MeterEvent:
 
     Times are Unix milliseconds (UTC), durations milliseconds; None means it did not happen. *undelivered_tokens* are
     completion tokens that reached the gateway but not the client any more: never billed, kept for reconciliation.
+    *price* is the id of the price version in force at arrival, empty if there was none. *choices* is n: an engine
+    counts the prompt so often, the bill once. *images* and *audio_ms* count parts of the prompt beside their tokens.
     """
 
     id: str
@@ -63,6 +66,10 @@ class MeterEvent:
     completion_tokens: int
     reasoning_tokens: int
     undelivered_tokens: int
+    price: str = ""
+    choices: int = 1
+    images: int = 0
+    audio_ms: int = 0
 
     def __post_init__(self) -> None:
         assert self.prompt_tokens >= self.cached_tokens >= 0, f"cached exceeds prompt in {self.id}"

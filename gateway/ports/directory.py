@@ -1,9 +1,12 @@
-"""What people declare: tenants, keys, models. Control writes it, the data plane reads snapshots of it."""
+"""What people declare, from tenants to prices. Control writes it, the data plane reads snapshots of it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from gateway.core.budgets import Budget
 from gateway.core.directory import Changes, Key, Model, Snapshot, Tenant
+from gateway.core.limits import Limit
+from gateway.core.prices import PriceVersion
 
 
 class DirectoryStore(Protocol):
@@ -39,6 +42,15 @@ class DirectoryStore(Protocol):
     def put_model(self, model: Model) -> None:
         """Create or replace a model, by name. Idempotent."""
 
+    def put_prices(self, versions: Sequence[PriceVersion]) -> None:
+        """Create or replace versions of prices, by id, all of them in one transaction. Idempotent."""
+
+    def put_limit(self, limit: Limit) -> None:
+        """Create or replace a limit, by id. Idempotent."""
+
+    def put_budget(self, budget: Budget) -> None:
+        """Create or replace a budget, by id. Idempotent."""
+
     def tenant(self, tenant_id: str) -> Tenant | None:
         """Find a tenant."""
 
@@ -56,6 +68,15 @@ class DirectoryStore(Protocol):
 
     def models(self) -> Sequence[Model]:
         """List all models, by name."""
+
+    def prices(self) -> Sequence[PriceVersion]:
+        """List all versions that ever were, by model and time, withdrawn ones included."""
+
+    def limits(self) -> Sequence[Limit]:
+        """List all limits, removed ones included."""
+
+    def budgets(self) -> Sequence[Budget]:
+        """List all budgets, removed ones included."""
 
 
 class DirectoryReader(Protocol):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from gateway.errors import InvalidInput, StoreUnavailable
@@ -60,6 +61,10 @@ class Database:
         """Run the block in one transaction; leaving it normally commits, an exception rolls back."""
         with self._transaction(is_writing=True) as connection:
             yield connection
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """Begin an INSERT that knows ON CONFLICT: both dialects spell it alike, but SQLAlchemy has it twice."""
+        return postgresql.insert(table) if self.dialect == "postgresql" else sqlite.insert(table)
 
     def close(self) -> None:
         """Close the pool's connections."""

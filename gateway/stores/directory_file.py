@@ -8,21 +8,27 @@ encoding 200,000 keys by one call would hold Python's lock, and with it the even
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from gateway.core.budgets import Budget
 from gateway.core.directory import Changes, Key, Model, Snapshot, Tenant
+from gateway.core.limits import Limit
+from gateway.core.prices import PRICE_FIELDS, PriceVersion, price_from_row, price_to_row
 
 ROWS_PER_TURN = 200  # rows written before other threads get their turn: some 1 ms
 
-_KINDS: dict[str, type[Tenant | Key | Model]] = {"tenant": Tenant, "key": Key, "model": Model}
+_Row = Tenant | Key | Model | Limit | Budget
+_KINDS: dict[str, type[_Row]] = {"tenant": Tenant, "key": Key, "model": Model, "limit": Limit, "budget": Budget}
+_PRICE = "price"
 
 # What a version of Sluice knows of each kind; another version's file has other fields.
 _FIELDS = {kind: [field.name for field in fields(row_type)] for kind, row_type in _KINDS.items()}
+_FIELDS[_PRICE] = list(PRICE_FIELDS)
 
 log = structlog.get_logger()
 
@@ -65,20 +71,32 @@ def load_snapshot(path: Path) -> Snapshot:
             tenants=tuple(row for row in rows if isinstance(row, Tenant)),
             keys=tuple(row for row in rows if isinstance(row, Key)),
             models=tuple(row for row in rows if isinstance(row, Model)),
+            prices=tuple(row for row in rows if isinstance(row, PriceVersion)),
+            limits=tuple(row for row in rows if isinstance(row, Limit)),
+            budgets=tuple(row for row in rows if isinstance(row, Budget)),
         )
     )
 
 
 def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield json.dumps({"version": snapshot.version, "fields": _FIELDS}) + "\n"
-    for kind, rows in (("tenant", snapshot.tenants), ("key", snapshot.keys), ("model", snapshot.models)):
+    for version in snapshot.prices.by_id.values():
+        yield json.dumps({_PRICE: price_to_row(version)}) + "\n"
+    kinds: dict[str, Mapping[str, _Row]] = {
+        "tenant": snapshot.tenants,
+        "key": snapshot.keys,
+        "model": snapshot.models,
+        "limit": snapshot.limits,
+        "budget": snapshot.budgets,
+    }
+    for kind, rows in kinds.items():
         for row in rows.values():
             yield json.dumps({kind: {name: getattr(row, name) for name in _FIELDS[kind]}}) + "\n"
 
 
-def _row(line: dict[str, Any]) -> Tenant | Key | Model:
+def _row(line: dict[str, Any]) -> _Row | PriceVersion:
     ((kind, values),) = line.items()
-    return _KINDS[kind](**values)
+    return price_from_row(**values) if kind == _PRICE else _KINDS[kind](**values)
 
 
 def _open_private(path: str, flags: int) -> int:

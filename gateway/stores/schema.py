@@ -67,6 +67,55 @@ models = Table(
     Column("version", BigInteger, nullable=False, index=True),
 )
 
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("from_ms", BigInteger, nullable=False),
+    Column("to_ms", BigInteger),
+    Column("currency", Text, nullable=False),
+    Column("tiers", Text, nullable=False),  # JSON, as core/prices.py writes it
+    Column("batch_thousandths", Integer, nullable=False),
+    Column("is_withdrawn", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("scope", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("tenant", Text, nullable=False, index=True),
+    Column("model", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("is_removed", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("scope", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("tenant", Text, nullable=False, index=True),
+    Column("model", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("period", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("is_hard", Boolean, nullable=False),
+    Column("alert_percents", Text, nullable=False),
+    Column("webhook_url", Text, nullable=False),
+    Column("is_removed", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
 meter_events = Table(
     "meter_events",
     metadata,
@@ -93,6 +142,10 @@ meter_events = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("undelivered_tokens", BigInteger, nullable=False),
+    Column("price", Text, nullable=False, server_default=""),  # the older version still writes while we upgrade
+    Column("choices", Integer, nullable=False, server_default="1"),
+    Column("images", BigInteger, nullable=False, server_default="0"),
+    Column("audio_ms", BigInteger, nullable=False, server_default="0"),
     Index(None, "arrived_ms"),
     Index(None, "tenant", "arrived_ms"),
     Index(None, "worker", "ended_ms"),

@@ -1,24 +1,18 @@
-"""The Journal and the Directory in SQL: one code for SQLite and PostgreSQL."""
+"""The Journal in SQL: one code for SQLite and PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Select, Table, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Table, func, select
 
-from gateway.core.directory import Changes, Key, Model, Tenant
 from gateway.core.usage import MeterEvent
-from gateway.errors import AlreadyExists, NotFoundError
 from gateway.ports.journal import EngineReading, UsageSum, WorkerUsage
 from gateway.stores.database import Database
-from gateway.stores.schema import directory_state, engine_readings, keys, meter_events, models, tenants
+from gateway.stores.schema import engine_readings, meter_events, tenants
 
 TEXT_CHARS_MAX = 512  # PostgreSQL indexes at most 2,704 bytes, and some texts are a client's
-FETCH_ROWS = 1000  # rows turned into objects at a time, so that other threads get their turn
-
-_Row = TypeVar("_Row", Tenant, Key, Model)
 _EVENT_FIELDS = tuple(field.name for field in fields(MeterEvent))
 _event_values = attrgetter(*_EVENT_FIELDS)
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
@@ -96,113 +90,9 @@ class SqlJournal:
         """
         if not rows:
             return 0
-        statement = _insert(self._database, table).on_conflict_do_nothing()
+        statement = self._database.insert(table).on_conflict_do_nothing()
         with self._database.writing() as connection:
             return connection.exec_driver_sql(str(statement.compile(dialect=connection.dialect)), rows).rowcount
-
-
-class SqlDirectory:
-    """The `DirectoryStore`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def changes_since(self, version: int) -> Changes | None:
-        with self._database.reading() as connection:
-            now = connection.execute(select(directory_state.c.version)).scalar_one()
-            if now == version:
-                return None
-            above = version if version < now else -1
-            return Changes(
-                version=now,
-                tenants=tuple(_all(connection, Tenant, select(tenants).where(tenants.c.version > above))),
-                keys=tuple(_all(connection, Key, select(keys).where(keys.c.version > above))),
-                models=tuple(_all(connection, Model, select(models).where(models.c.version > above))),
-            )
-
-    def put_tenant(self, tenant: Tenant, *, must_be_new: bool = False) -> None:
-        with self._database.writing() as connection:
-            version = _next_version(connection)
-            if must_be_new and _exists(connection, tenant.id):
-                raise AlreadyExists(f"There is a tenant {tenant.id!r} already. Choose another name or id.")
-            self._put(connection, tenants, asdict(tenant), version)
-
-    def change_tenant(self, tenant_id: str, **values: Any) -> Tenant:
-        with self._database.writing() as connection:
-            connection.execute(select(directory_state.c.version).with_for_update())  # where writers queue up
-            found = _all(connection, Tenant, select(tenants).where(tenants.c.id == tenant_id))
-            if not found:
-                raise _no_tenant(tenant_id)
-            changed = replace(found[0], **values)
-            if changed != found[0]:
-                self._put(connection, tenants, asdict(changed), _next_version(connection))
-            return changed
-
-    def put_key(self, key: Key) -> None:
-        with self._database.writing() as connection:
-            version = _next_version(connection)
-            if not _exists(connection, key.tenant):
-                raise _no_tenant(key.tenant)
-            self._put(connection, keys, asdict(key), version)
-
-    def put_model(self, model: Model) -> None:
-        with self._database.writing() as connection:
-            self._put(connection, models, asdict(model), _next_version(connection))
-
-    def tenant(self, tenant_id: str) -> Tenant | None:
-        return next(iter(self._read(Tenant, select(tenants).where(tenants.c.id == tenant_id))), None)
-
-    def key(self, key_id: str) -> Key | None:
-        return next(iter(self._read(Key, select(keys).where(keys.c.id == key_id))), None)
-
-    def model(self, name: str) -> Model | None:
-        return next(iter(self._read(Model, select(models).where(models.c.name == name))), None)
-
-    def tenants(self) -> Sequence[Tenant]:
-        return self._read(Tenant, select(tenants).order_by(tenants.c.name, tenants.c.id))
-
-    def keys(self, tenant: str | None = None) -> Sequence[Key]:
-        query = select(keys).order_by(keys.c.created_ms.desc(), keys.c.id.desc())
-        return self._read(Key, query if tenant is None else query.where(keys.c.tenant == tenant))
-
-    def models(self) -> Sequence[Model]:
-        return self._read(Model, select(models).order_by(models.c.name))
-
-    def _read(self, row_type: type[_Row], query: Select[Any]) -> Sequence[_Row]:
-        with self._database.reading() as connection:
-            return _all(connection, row_type, query)
-
-    def _put(self, connection: Connection, table: Table, row: dict[str, Any], version: int) -> None:
-        values = {**row, "version": version}
-        key = [column.name for column in table.primary_key]
-        statement = _insert(self._database, table).values(values)
-        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
-
-
-def _insert(database: Database, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """Both dialects spell ON CONFLICT alike, but SQLAlchemy has it twice."""
-    return postgresql.insert(table) if database.dialect == "postgresql" else sqlite.insert(table)
-
-
-def _next_version(connection: Connection) -> int:
-    """Raise the directory's version. The row's lock makes writers queue up here, so versions commit in order."""
-    statement = update(directory_state).values(version=directory_state.c.version + 1)
-    version: int = connection.execute(statement.returning(directory_state.c.version)).scalar_one()
-    return version
-
-
-def _no_tenant(tenant_id: str) -> NotFoundError:
-    return NotFoundError(f"There is no tenant {tenant_id!r}. See `sluice tenants list`.")
-
-
-def _exists(connection: Connection, tenant_id: str) -> bool:
-    return connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id)).first() is not None
-
-
-def _all(connection: Connection, row_type: type[_Row], query: Select[Any]) -> list[_Row]:
-    names = [field.name for field in fields(row_type)]
-    result = connection.execute(query.with_only_columns(*(query.selected_columns[name] for name in names)))
-    return [row_type(**dict(zip(names, row, strict=True))) for rows in result.partitions(FETCH_ROWS) for row in rows]
 
 
 def _sum(name: str) -> Any:

@@ -29,7 +29,7 @@ from gateway.serve.wishes import read_wishes
 from gateway.settings import Settings, load_settings
 from gateway.stores import schema
 from gateway.stores.database import Database
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 from gateway.telemetry.logs import configure_logs
 from tests.servers.redis_server import RedisServer
 

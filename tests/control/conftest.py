@@ -4,7 +4,7 @@ import pytest
 
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 
 @pytest.fixture

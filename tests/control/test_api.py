@@ -11,7 +11,7 @@ from gateway.core.ids import digest
 from gateway.core.roster import Beat, WorkerState
 from gateway.stores.database import Database
 from gateway.stores.memory_roster import MemoryRoster
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 TOKEN = "an-admin-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

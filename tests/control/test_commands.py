@@ -13,7 +13,8 @@ from gateway.core.ids import digest
 from gateway.core.webhooks import tenant_secret
 from gateway.errors import SluiceError
 from gateway.stores.database import Database
-from gateway.stores.sql import SqlDirectory, SqlJournal
+from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_directory import SqlDirectory
 from tests.finance.test_reconcile import reading, served
 from tests.meter_events import event
 from tests.servers.process import SLUICE
@@ -60,8 +61,8 @@ def test_before_migrating_every_verb_says_to_migrate(sluice):
 
 
 def test_migrating_says_which_version_there_is_now(sluice):
-    assert json.loads(sluice("migrate", "--format", "json")) == {"version": "0002"}
-    assert "0002" in sluice("migrate")
+    assert json.loads(sluice("migrate", "--format", "json")) == {"version": "0003"}
+    assert "0003" in sluice("migrate")
 
 
 def test_a_key_is_printed_once_and_works(migrated, database):

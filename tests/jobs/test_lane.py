@@ -9,7 +9,7 @@ import pytest
 from gateway.control.keys import create_key
 from gateway.control.tenants import create_tenant
 from gateway.core.sse import DONE, last_usage
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 from tests.jobs.conftest import BODY, PATH, client_of
 from tests.waiting import until
 

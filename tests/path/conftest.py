@@ -16,7 +16,7 @@ from gateway.serve.protocol import SluiceProtocol
 from gateway.settings import load_settings
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 from tests.servers.sim_engines import start_sim
 
 __all__ = ["start_sim"]

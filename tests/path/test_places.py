@@ -6,7 +6,7 @@ import pytest
 from gateway.control.keys import create_key
 from gateway.control.tenants import create_tenant
 from gateway.serve.wire import ConnectionPool
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 from tests.path.conftest import NOW_MS
 from tests.path.waiting_clients import BODY, QUICK, STREAM, busy, until_waiting, waits
 from tests.waiting import until

@@ -4,7 +4,8 @@ import pytest
 
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
-from gateway.stores.sql import SqlDirectory, SqlJournal
+from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_directory import SqlDirectory
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -15,7 +15,8 @@ from gateway.core.directory import Tenant
 from gateway.errors import InvalidInput, StoreUnavailable
 from gateway.stores.database import Database, sqlite_file
 from gateway.stores.schema import check_schema, metadata, meter_events, migrate
-from gateway.stores.sql import SqlDirectory, SqlJournal
+from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_directory import SqlDirectory
 from tests.meter_events import event
 from tests.servers.postgres_server import PASSWORD
 from tests.tidy.source import ROOT

@@ -18,7 +18,7 @@ from gateway.stores.database import Database
 from gateway.stores.directory import DirectoryFollower
 from gateway.stores.directory_file import load_snapshot, save_snapshot
 from gateway.stores.schema import directory_state, keys, migrate
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 from tests.sql.test_directory import ACME, QWEN, key
 from tests.waiting import until
 

@@ -6,7 +6,7 @@ from gateway.commands.local.declare import DEMO, declare
 from gateway.core.ids import digest, new_secret
 from gateway.settings import Settings
 from gateway.stores.database import Database
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 
 def directory(settings):

@@ -33,7 +33,7 @@ from gateway.core.ids import new_secret
 from gateway.settings import Settings, load_settings
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 MODEL = "drill"
 START_S_MAX = 60.0

@@ -8,7 +8,7 @@ from gateway.ports.directory import DirectoryStore
 from gateway.settings import Settings
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
-from gateway.stores.sql import SqlDirectory
+from gateway.stores.sql_directory import SqlDirectory
 
 DEMO = "demo"  # the tenant, and the project, of the key that is printed
 

@@ -1,0 +1,48 @@
+"""Budgets: how much money or how many tokens somebody may spend in a period, or of what they paid in advance."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.core.money import CURRENCY
+
+
+class BudgetKind(Enum):
+    """What a budget counts; the label is permanent."""
+
+    MONEY = "money"  # nano-units per period
+    TOKENS = "tokens"  # a quota: prompt and completion tokens per period
+    PREPAID = "prepaid"  # nano-units: what transfers into the tenant's account left over
+
+
+class Period(Enum):
+    """How long a budget lasts before it starts anew, at midnights of the ledger's zone; the label is permanent."""
+
+    DAY = "day"
+    MONTH = "month"
+    TOTAL = "total"  # for ever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """
+    A declared budget. *scope*, *kind* and *period* are labels; *subject* is as a limit's (core/limits.py).
+
+    *amount* is in nano-units or tokens; of PREPAID it is 0, since what was paid in decides. A hard budget holds the
+    most that a request can cost before it starts, and never overshoots; a soft one lets a stream overshoot by a slice
+    at most. *alert_percents* (such as "50,80,100") tell *webhook_url* when so much of it is spent. *model* narrows it
+    down.
+    """
+
+    id: str
+    scope: str
+    subject: str
+    tenant: str
+    model: str = ""
+    kind: str
+    period: str
+    amount: int = 0
+    currency: str = CURRENCY
+    is_hard: bool = False
+    alert_percents: str = ""
+    webhook_url: str = ""
+    is_removed: bool = False

@@ -1,0 +1,66 @@
+"""
+Rating: what an event's quantities cost at the prices that were frozen when its request arrived.
+
+Pure and exact: quantities times prices in femto-units. Sums of quantities rate to the sum of their amounts, so a report
+may add up first and rate then, over any split of a period; rounding comes last (core/money.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.core.directory import ServiceClass
+from gateway.core.money import round_to_nano
+from gateway.core.prices import FACTOR_ONE, PriceVersion, Unit
+from gateway.core.usage import MeterEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line: so many of *unit* at so much; *femto* is the exact amount."""
+
+    unit: Unit
+    quantity: int
+    femto: int
+
+    @property
+    def nano(self) -> int:
+        return round_to_nano(self.femto)
+
+
+def quantities(event: MeterEvent) -> dict[Unit, int]:
+    """Give what an event counted, by unit, without those of which there is nothing."""
+    counted = {
+        Unit.INPUT: event.prompt_tokens - event.cached_tokens,
+        Unit.CACHED_INPUT: event.cached_tokens,
+        Unit.OUTPUT: event.completion_tokens - event.reasoning_tokens,
+        Unit.REASONING: event.reasoning_tokens,
+        Unit.IMAGE: event.images,
+        Unit.AUDIO: event.audio_ms,
+    }
+    return {unit: quantity for unit, quantity in counted.items() if quantity}
+
+
+def charge(counted: Mapping[Unit, int], price: PriceVersion, tier: int, *, is_batch: bool) -> tuple[Charge, ...]:
+    """Rate quantities of requests that were all of one tier and all, or none, served in class batch."""
+    thousandths = price.batch_thousandths if is_batch else FACTOR_ONE
+    prices = price.tiers[tier]
+    return tuple(
+        Charge(unit, quantity, quantity * (prices.of(unit) * thousandths // FACTOR_ONE))
+        for unit, quantity in counted.items()
+    )
+
+
+def is_batch(service_class: str) -> bool:
+    """Tell whether requests of that class have the batch factor."""
+    return service_class == ServiceClass.BATCH.label
+
+
+def rate(event: MeterEvent, price: PriceVersion) -> tuple[Charge, ...]:
+    """Rate one event."""
+    tier = price.tier_of(event.prompt_tokens)
+    return charge(quantities(event), price, tier, is_batch=is_batch(event.service_class))
+
+
+def cost_nano(charges: tuple[Charge, ...]) -> int:
+    """Give what one request costs: the exact sum of its charges, rounded once."""
+    return round_to_nano(sum(each.femto for each in charges))
