@@ -27,6 +27,16 @@ class Charge:
         return round_to_nano(self.femto)
 
 
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An event with what it costs; *cost_nano* is None if no price is known for it, *tier* then 0."""
+
+    event: MeterEvent
+    currency: str
+    tier: int
+    cost_nano: int | None
+
+
 def quantities(event: MeterEvent) -> dict[Unit, int]:
     """Give what an event counted, by unit, without those of which there is nothing."""
     counted = {
@@ -56,7 +66,7 @@ def is_batch(service_class: str) -> bool:
 
 
 def rate(event: MeterEvent, price: PriceVersion) -> tuple[Charge, ...]:
-    """Rate one event."""
+    """Give the charges of one event."""
     tier = price.tier_of(event.prompt_tokens)
     return charge(quantities(event), price, tier, is_batch=is_batch(event.service_class))
 
@@ -64,3 +74,10 @@ def rate(event: MeterEvent, price: PriceVersion) -> tuple[Charge, ...]:
 def cost_nano(charges: tuple[Charge, ...]) -> int:
     """Give what one request costs: the exact sum of its charges, rounded once."""
     return round_to_nano(sum(each.femto for each in charges))
+
+
+def rated(event: MeterEvent, price: PriceVersion | None) -> Rated:
+    """Rate one event by the *price* it names; None: that is not known."""
+    if price is None:
+        return Rated(event, "", 0, None)
+    return Rated(event, price.currency, price.tier_of(event.prompt_tokens), cost_nano(rate(event, price)))

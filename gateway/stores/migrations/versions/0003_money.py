@@ -1,5 +1,7 @@
 """What is declared about money (prices, limits, budgets), and what an event must carry to be rated."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -31,7 +33,7 @@ def _create_prices() -> None:
     op.add_column("prices", sa.Column("to_ms", sa.BigInteger(), nullable=True))
 
 
-def _create(table: str, *columns: tuple[str, type[sa.types.TypeEngine[object]]]) -> None:
+def _create(table: str, *columns: tuple[str, Any]) -> None:
     """Create a table of the Directory: an id, *columns* that are never empty, the version of the last change."""
     op.create_table(
         table,
