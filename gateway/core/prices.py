@@ -11,11 +11,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
-from gateway.core.money import CURRENCY
+from gateway.core.money import CURRENCY, format_scaled, parse_scaled
 
 FACTOR_ONE = 1000  # factors are in thousandths
+FACTOR_DECIMALS = 3
+PRICE_DECIMALS = 6
 
 
 class Unit(Enum):
@@ -27,6 +31,30 @@ class Unit(Enum):
     REASONING = "reasoning"
     IMAGE = "image"  # image parts of a prompt, besides the tokens they make
     AUDIO = "audio"  # milliseconds of audio parts of a prompt; priced per second
+
+
+# What people price: a million tokens, one image, a second of audio. Here it is in millionths of their price.
+_FEMTO_PER_MICRO: Mapping[Unit, int] = MappingProxyType(
+    {
+        **dict.fromkeys((Unit.INPUT, Unit.CACHED_INPUT, Unit.OUTPUT, Unit.REASONING), 10**15 // 10**6 // 10**6),
+        Unit.IMAGE: 10**15 // 10**6,
+        Unit.AUDIO: 10**15 // 10**6 // 1000,
+    }
+)
+
+
+def parse_price(text: str, unit: Unit, what: str) -> int:
+    """
+    Read a price per million tokens, image or second of audio, as femto-units of one counted *unit*, exactly.
+
+    Raises InvalidInput, which calls it *what*, unless it is a number of at most six decimals.
+    """
+    return parse_scaled(text, PRICE_DECIMALS, what) * _FEMTO_PER_MICRO[unit]
+
+
+def format_price(femto: int, unit: Unit) -> str:
+    """Write a price as `parse_price` reads it."""
+    return format_scaled(femto // _FEMTO_PER_MICRO[unit], PRICE_DECIMALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +69,11 @@ class Tier:
 
     from_tokens: int
     femto: Mapping[Unit, int]
+
+    def __post_init__(self) -> None:
+        for unit, femto in self.femto.items():
+            if type(femto) is not int or femto < 0 or femto % FACTOR_ONE:  # a factor must leave it whole
+                raise ValueError(f"a price of {unit.value} is a multiple of {FACTOR_ONE} femto-units, not {femto!r}")
 
     def of(self, unit: Unit) -> int:
         """Give the price of one counted *unit*."""
@@ -69,6 +102,15 @@ class PriceVersion:
     tiers: tuple[Tier, ...]
     batch_thousandths: int = FACTOR_ONE
     is_withdrawn: bool = False  # taken back before it came into force
+
+    def __post_init__(self) -> None:
+        starts = [tier.from_tokens for tier in self.tiers]
+        if starts[:1] != [0] or any(before >= after for before, after in pairwise(starts)):
+            raise ValueError(f"the tiers of price {self.id} do not ascend from 0: {starts}")
+        if self.to_ms is not None and self.to_ms <= self.from_ms:
+            raise ValueError(f"price {self.id} would end before it begins")
+        if type(self.batch_thousandths) is not int or self.batch_thousandths < 0:
+            raise ValueError(f"price {self.id} has a batch factor of {self.batch_thousandths!r} thousandths")
 
     @property
     def scope(self) -> tuple[str, str, str]:

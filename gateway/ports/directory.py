@@ -42,8 +42,12 @@ class DirectoryStore(Protocol):
     def put_model(self, model: Model) -> None:
         """Create or replace a model, by name. Idempotent."""
 
-    def put_prices(self, versions: Sequence[PriceVersion]) -> None:
-        """Create or replace versions of prices, by id, all of them in one transaction. Idempotent."""
+    def put_prices(self, versions: Sequence[PriceVersion], *, seen: Sequence[PriceVersion] | None = None) -> None:
+        """
+        Create or replace versions of prices, by id, all of them in one transaction. Idempotent.
+
+        *seen* is what `prices` gave when it was decided: AlreadyExists, and nothing written, if it has changed since.
+        """
 
     def put_limit(self, limit: Limit) -> None:
         """Create or replace a limit, by id. Idempotent."""

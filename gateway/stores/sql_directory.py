@@ -18,6 +18,7 @@ from gateway.stores.schema import budgets, directory_state, keys, limits, models
 FETCH_ROWS = 1000  # rows turned into objects at a time, so that other threads get their turn
 
 _Row = TypeVar("_Row", Tenant, Key, Model, PriceVersion, Limit, Budget)
+_PRICES = select(prices).order_by(prices.c.model, prices.c.from_ms, prices.c.id)
 _MAKERS: Mapping[type, Callable[..., Any]] = MappingProxyType({PriceVersion: price_from_row})
 
 
@@ -72,9 +73,11 @@ class SqlDirectory:
         with self._database.writing() as connection:
             self._put(connection, models, asdict(model), _next_version(connection))
 
-    def put_prices(self, versions: Sequence[PriceVersion]) -> None:
+    def put_prices(self, versions: Sequence[PriceVersion], *, seen: Sequence[PriceVersion] | None = None) -> None:
         with self._database.writing() as connection:
             version = _next_version(connection)
+            if seen is not None and list(seen) != _all(connection, PriceVersion, _PRICES):
+                raise AlreadyExists("Somebody else changed the prices just now. Look at what changes, and try again.")
             for each in versions:
                 self._put(connection, prices, price_to_row(each), version)
 
@@ -106,7 +109,7 @@ class SqlDirectory:
         return self._read(Model, select(models).order_by(models.c.name))
 
     def prices(self) -> Sequence[PriceVersion]:
-        return self._read(PriceVersion, select(prices).order_by(prices.c.model, prices.c.from_ms, prices.c.id))
+        return self._read(PriceVersion, _PRICES)
 
     def limits(self) -> Sequence[Limit]:
         return self._read(Limit, select(limits).order_by(limits.c.scope, limits.c.subject, limits.c.id))
