@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.core.rating import Rated
 from gateway.core.usage import MeterEvent, Usage
 
 
@@ -79,11 +80,24 @@ class EngineReading:
     probe_completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """How many events of a batch were *new*, and those, with what they cost."""
+
+    new: int
+    rated: tuple[Rated, ...] = ()
+
+
 class Journal(Protocol):
     """Meter events for good. Blocking: call it from a thread. Raises StoreUnavailable within its time limit."""
 
-    def append(self, events: Sequence[MeterEvent]) -> int:
-        """Write *events* in one transaction; gives how many were new. Replaying an id changes nothing."""
+    def append(self, events: Sequence[MeterEvent]) -> Appended:
+        """
+        Write *events*, rated, with all that follows from them (rollups, budgets, transfers), in one transaction.
+
+        Idempotent by `event.id`, also for a batch that was written in part before, or by another gateway at the same
+        time: what is not new changes nothing. The same id must always come with the same `arrived_ms`.
+        """
 
     def append_readings(self, readings: Sequence[EngineReading]) -> None:
         """Write engine readings in one transaction; replaying one changes nothing."""

@@ -46,6 +46,11 @@ class Database:
         return f"<Database {self._engine.url.render_as_string(hide_password=True)}>"
 
     @property
+    def timeout_s(self) -> float:
+        """How long a transaction may take."""
+        return self._timeout_s
+
+    @property
     def dialect(self) -> str:
         """Either sqlite or postgresql."""
         return self._engine.dialect.name

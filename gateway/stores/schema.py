@@ -6,13 +6,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy import text as sql
 
 from gateway.errors import InvalidInput
 from gateway.stores.database import Database, sqlite_file
 
 MIGRATION_TIMEOUT_S = 600.0  # building an index over a large journal takes minutes
+LINE_TEXTS = ("tenant", "project", "key", "model", "pool", "service_class", "outcome", "flag", "price")
+USAGE_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+USAGE_MEASURES = ("requests", *USAGE_TOKENS, "images", "audio_ms", "cost_nano")
 _LOCK = 0x51_1C_E0  # any number that nobody else uses: PostgreSQL's advisory locks are named by number
 
 metadata = MetaData(
@@ -119,6 +122,8 @@ budgets = Table(
 meter_events = Table(
     "meter_events",
     metadata,
+    # A partitioned table's key must hold what it is partitioned by. That ids stay unique: an event's arrival is
+    # frozen with its id, which begins with it, so the same event always comes with the same arrived_ms.
     Column("id", Text, primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("project", Text, nullable=False),
@@ -133,7 +138,7 @@ meter_events = Table(
     Column("flag", Text, nullable=False),
     Column("is_stream", Boolean, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("arrived_ms", BigInteger, nullable=False),
+    Column("arrived_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("ended_ms", BigInteger, nullable=False),
     Column("queue_ms", BigInteger),
     Column("ttft_ms", BigInteger),
@@ -142,14 +147,42 @@ meter_events = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("undelivered_tokens", BigInteger, nullable=False),
-    Column("price", Text, nullable=False, server_default=""),  # the older version still writes while we upgrade
+    Column("price", Text, nullable=False, server_default=""),
     Column("choices", Integer, nullable=False, server_default="1"),
     Column("images", BigInteger, nullable=False, server_default="0"),
     Column("audio_ms", BigInteger, nullable=False, server_default="0"),
+    # No defaults: an older version, which knows neither these nor the rollups, must not write here.
+    Column("tier", Integer, nullable=False),
+    Column("cost_nano", BigInteger),
+    Column("currency", Text, nullable=False),
     Index(None, "arrived_ms"),
     Index(None, "tenant", "arrived_ms"),
     Index(None, "worker", "ended_ms"),
+    postgresql_partition_by="RANGE (arrived_ms)",
 )
+
+usage_lines = Table(
+    "usage_lines",
+    metadata,
+    Column("id", Uuid(as_uuid=False), primary_key=True),  # a digest of the other columns
+    *(Column(name, Text, nullable=False, index=name == "tenant" or None) for name in LINE_TEXTS),
+    Column("tier", Integer, nullable=False),
+)
+
+
+def _rollup(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("at_ms", BigInteger, primary_key=True, autoincrement=False),  # where the hour or day (UTC) begins
+        Column("line", Uuid(as_uuid=False), primary_key=True),
+        *(Column(measure, BigInteger, nullable=False) for measure in USAGE_MEASURES),
+        sqlite_with_rowid=False,
+    )
+
+
+usage_hours = _rollup("usage_hours")
+usage_days = _rollup("usage_days")
 
 engine_readings = Table(
     "engine_readings",
@@ -162,6 +195,25 @@ engine_readings = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("probe_prompt_tokens", BigInteger, nullable=False),
     Column("probe_completion_tokens", BigInteger, nullable=False),
+)
+
+open_requests = Table(
+    "open_requests",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("event", Text, nullable=False),  # JSON, as in the spool's OPEN
+    Column("usage", Text, nullable=False),  # JSON, as in the spool's PROGRESS
+    Column("gateway", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("lease_until_ms", BigInteger, nullable=False, index=True),  # by open_clock, not by any machine's
+)
+
+open_clock = Table(
+    "open_clock",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
 )
 
 

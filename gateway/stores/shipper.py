@@ -18,8 +18,10 @@ import structlog
 from gateway.core.usage import MeterEvent
 from gateway.errors import StoreUnavailable
 from gateway.ports.journal import EngineReading, Journal
+from gateway.stores.open_shipper import OpenShipper
 from gateway.stores.spool import FileSpool
 from gateway.stores.spool_recovery import AdoptedSpool, adopt
+from gateway.stores.spool_writer import count_quarantined
 
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.2, 5.0
 READINGS_MAX = 20_000  # one reading per worker and second: 100 workers for more than three minutes
@@ -33,13 +35,15 @@ class Shipper:
     Ships this process's spool, the spools of dead processes on this host, and the engines' readings. `SpoolHealth`.
 
     *shipped_events* counts what was sent and committed, *replayed_events* how much of that the Journal already had,
-    *recovered_events* how much came from dead processes' spools and was new.
+    *recovered_events* how much came from dead processes' spools and was new. *opens* tells the database what is open;
+    without it, what is open is lost with this host's disk.
     """
 
     def __init__(
         self,
         spool: FileSpool,
         journal: Journal,
+        opens: OpenShipper | None = None,
         *,
         interval_s: float = 0.5,
         batch: int = 1000,
@@ -49,12 +53,14 @@ class Shipper:
         self.replayed_events = 0
         self.recovered_events = 0
         self.torn_bytes = 0
+        self.quarantined_segments = 0
+        self.opens = opens
         self._spool = spool
         self._journal = journal
         self._interval_s = interval_s
         self._batch = batch
         self._adopt_every_s = adopt_every_s
-        self._quarantined_of_others = 0
+        self._damaged_bytes_of_others = 0
         self._adopted: list[AdoptedSpool] = []
         self._readings: deque[EngineReading] = deque(maxlen=READINGS_MAX)
         self._is_shipping = True
@@ -69,6 +75,11 @@ class Shipper:
     @property
     def backlog_events(self) -> int:
         return self._spool.backlog.events + sum(spool.events_estimated for spool in self._adopted)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the spools take on disk, this process's own and those it recovers."""
+        return self._spool.backlog.size + sum(spool.size for spool in self._adopted)
 
     @property
     def backlog_age_s(self) -> float:
@@ -91,9 +102,9 @@ class Shipper:
         return self._spool.notes_dropped
 
     @property
-    def quarantined_segments(self) -> int:
-        """Segments that were damaged in the middle: files kept for a person, some of their records unreadable."""
-        return self._quarantined_of_others + self._spool.quarantined_segments
+    def damaged_bytes(self) -> int:
+        """What was unreadable, other than writes that a crash cut short; the segments it was in are quarantined."""
+        return self._damaged_bytes_of_others + self._spool.damaged_bytes
 
     async def start(self) -> None:
         """Take over what dead processes left, so that the backlog is true from now on, and begin shipping."""
@@ -153,12 +164,21 @@ class Shipper:
     async def _ship_spool(self) -> None:
         await self._ship_readings()
         backlog = self._spool.backlog
+        await self._ship_opens()
         while segment := backlog.oldest():
             if segment.spilled:
                 backlog.restore(segment, await self._in_thread(self._spool.read_closed, segment))
             events = list(islice(segment.closed, self._batch))
             await self._append(events)
+            if self.opens:
+                await self.opens.forget(self._in_thread, events, are_ours=True)
             self._spool.shipped(segment, len(events))
+            await self._ship_opens()
+
+    async def _ship_opens(self) -> None:
+        if self.opens:
+            await self.opens.ship(self._in_thread)
+            self._is_shipping = True
 
     async def _ship_readings(self) -> None:
         while self._readings:
@@ -179,12 +199,17 @@ class Shipper:
                 log.warning("spool_not_recovered", folder=adopted.folder.name, error=str(error))
                 continue
             self._adopted.remove(adopted)
-            self._quarantined_of_others += adopted.quarantined_segments
+            self._damaged_bytes_of_others += adopted.damaged_bytes
             self.torn_bytes += adopted.torn_bytes
+        self.quarantined_segments = await self._in_thread(count_quarantined, self._spool.root)
+        if self.opens:
+            await self.opens.settle_expired(self._in_thread, self._append)
 
     async def _ship_orphan(self, adopted: AdoptedSpool) -> None:
         while batch := await self._in_thread(adopted.next_batch, self._batch):
             self.recovered_events += await self._append(batch)
+            if self.opens:
+                await self.opens.forget(self._in_thread, batch, are_ours=False)
             adopted.committed()
         await self._in_thread(adopted.discard)
         log.info("spool_recovered", folder=adopted.folder.name)
@@ -194,11 +219,15 @@ class Shipper:
         self._adopted.extend(found)
 
     async def _append(self, events: Sequence[MeterEvent]) -> int:
-        new = await self._in_thread(self._journal.append, events)
+        appended = await self._in_thread(self._journal.append, events)
         self._is_shipping = True
         self.shipped_events += len(events)
-        self.replayed_events += len(events) - new
-        return new
+        self.replayed_events += len(events) - appended.new
+        if self.opens and appended.new < len(events):
+            new = {rated.event.id for rated in appended.rated}
+            replayed = [event for event in events if event.id not in new]
+            await self.opens.look_for_late(self._in_thread, replayed)
+        return appended.new
 
     async def _in_thread(self, work: Callable[..., _Result], *args: object) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)

@@ -1,20 +1,17 @@
 """The Journal in SQL: one code for SQLite and PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields
-from operator import attrgetter
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Table, func, select
 
 from gateway.core.usage import MeterEvent
-from gateway.ports.journal import EngineReading, UsageSum, WorkerUsage
+from gateway.ports.journal import Appended, EngineReading, UsageSum, WorkerUsage
 from gateway.stores.database import Database
 from gateway.stores.schema import engine_readings, meter_events, tenants
+from gateway.stores.sql_ledger import Ledger
 
-TEXT_CHARS_MAX = 512  # PostgreSQL indexes at most 2,704 bytes, and some texts are a client's
-_EVENT_FIELDS = tuple(field.name for field in fields(MeterEvent))
-_event_values = attrgetter(*_EVENT_FIELDS)
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 
@@ -23,9 +20,10 @@ class SqlJournal:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._ledger = Ledger(database)
 
-    def append(self, events: Sequence[MeterEvent]) -> int:
-        return self._insert_new(meter_events, [_event_row(event) for event in events])
+    def append(self, events: Sequence[MeterEvent]) -> Appended:
+        return self._ledger.append(events)
 
     def append_readings(self, readings: Sequence[EngineReading]) -> None:
         self._insert_new(engine_readings, [asdict(reading) for reading in readings])
@@ -102,15 +100,3 @@ def _sum(name: str) -> Any:
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Give a row's values with its numbers as integers: PostgreSQL sums bigints to decimals."""
     return {name: value if isinstance(value, str) else int(value) for name, value in row.items()}
-
-
-def _event_row(event: MeterEvent) -> dict[str, Any]:
-    values = (_storable(value) if isinstance(value, str) else value for value in _event_values(event))
-    return dict(zip(_EVENT_FIELDS, values, strict=True))
-
-
-def _storable(text: str) -> str:
-    """Make any text one that every database takes: a client's model name must not hold up everybody's events."""
-    if text.isascii() and text.isprintable() and len(text) <= TEXT_CHARS_MAX:
-        return text
-    return text[:TEXT_CHARS_MAX].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

@@ -18,6 +18,7 @@ from gateway.stores.sql_directory import SqlDirectory
 from tests.finance.test_reconcile import reading, served
 from tests.meter_events import event
 from tests.servers.process import SLUICE
+from tests.tidy.source import ROOT
 
 
 @pytest.fixture
@@ -61,8 +62,9 @@ def test_before_migrating_every_verb_says_to_migrate(sluice):
 
 
 def test_migrating_says_which_version_there_is_now(sluice):
-    assert json.loads(sluice("migrate", "--format", "json")) == {"version": "0003"}
-    assert "0003" in sluice("migrate")
+    newest = max(path.name[:4] for path in (ROOT / "gateway/stores/migrations/versions").glob("0*.py"))
+    assert json.loads(sluice("migrate", "--format", "json")) == {"version": newest}
+    assert newest in sluice("migrate")
 
 
 def test_a_key_is_printed_once_and_works(migrated, database):

@@ -53,7 +53,7 @@ def test_a_frozen_server_is_unavailable_within_the_limit_and_back_at_once(postgr
         assert_unavailable_in_time(lambda: journal.append([event(2)]))
         assert_unavailable_in_time(lambda: directory.changes_since(0))
         assert_unavailable_in_time(lambda: directory.put_tenant(Tenant(id="a", name="A")))
-    assert journal.append([event(2), event(3)]) >= 1
+    assert journal.append([event(2), event(3)]).new >= 1
     database.close()
 
 
@@ -80,7 +80,7 @@ def test_a_server_that_was_restarted_is_used_again_without_an_error(postgres_ser
     postgres_server.stop()
     assert_unavailable_in_time(lambda: journal.append([event(2)]))
     postgres_server.start()
-    assert journal.append([event(1), event(2)]) == 1
+    assert journal.append([event(1), event(2)]).new == 1
     database.close()
 
 
@@ -145,7 +145,12 @@ def test_a_writer_waits_for_another_and_then_writes(database, impatient):
 
 def test_migrations_lead_to_the_schema_that_the_code_uses(database):
     with database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": is_no_partition})
+        assert compare_metadata(context, metadata) == []
+
+
+def is_no_partition(name, kind, _parents):
+    return not (kind == "table" and name.startswith("meter_events_"))
 
 
 def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_holds(empty_url):
@@ -189,7 +194,7 @@ def migrate_to(url, revision):
 
 
 def test_the_journal_has_a_column_for_each_field_of_an_event():
-    assert set(meter_events.c.keys()) == set(event().__slots__)
+    assert set(meter_events.c.keys()) == {*event().__slots__, "tier", "cost_nano", "currency"}
 
 
 def test_migrating_twice_and_at_the_same_time_is_harmless(empty_url):

@@ -15,15 +15,15 @@ def count(database, table):
 
 
 def test_replaying_events_changes_nothing(journal, database):
-    assert journal.append([event(1), event(2)]) == 2
-    assert journal.append([event(2, completion_tokens=999), event(3)]) == 1
+    assert journal.append([event(1), event(2)]).new == 2
+    assert journal.append([event(2, completion_tokens=999), event(3)]).new == 1
     assert count(database, meter_events) == 3
     (total,) = journal.usage(0, 1 << 50)
     assert total.completion_tokens == 60
 
 
 def test_an_id_twice_in_one_batch_counts_once_and_the_first_is_kept(journal):
-    assert journal.append([event(1, completion_tokens=7), event(1, completion_tokens=8)]) == 1
+    assert journal.append([event(1, completion_tokens=7), event(1, completion_tokens=8)]).new == 1
     assert journal.usage(0, 1 << 50)[0].completion_tokens == 7
 
 
@@ -31,17 +31,17 @@ def test_every_field_of_an_event_comes_back(journal, database):
     written = event(1, queue_ms=None, ttft_ms=None, undelivered_tokens=3, is_stream=False, tenant="é 通义")
     journal.append([written])
     with database.reading() as connection:
-        row = connection.execute(select(meter_events)).mappings().one()
+        row = connection.execute(select(*(meter_events.c[name] for name in written.__slots__))).mappings().one()
     assert MeterEvent(**row) == written
 
 
 @pytest.mark.parametrize("model", ["a\0b", "\ud800", "x" * 100_000, "\U0001f600" * 600])
 def test_no_text_of_a_client_can_hold_up_the_batch(journal, model):
-    assert journal.append([event(1, model=model), event(2)]) == 2
+    assert journal.append([event(1, model=model), event(2)]).new == 2
 
 
 def test_nothing_to_append_is_fine(journal):
-    assert journal.append([]) == 0
+    assert journal.append([]).new == 0
     journal.append_readings([])
 
 
