@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
 from typing import Any
 
+from gateway.core.media import count_media
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
 
-# English text runs at about four bytes a token in Qwen's tokenizer; only routing uses the estimate, never billing.
+# English text runs at about four bytes a token in Qwen's tokenizer. Routing goes by it; a bill only where an engine
+# does not say what it counted (core/estimate.py).
 BYTES_PER_TOKEN = 4
 # What a request is taken to produce when it does not say: the mean answer in the Azure and Mooncake conversation traces
 # is 211 and 343 tokens.
@@ -29,7 +31,8 @@ class ChatRequest:
     What the gateway knows of a chat completion. *body* is what goes to the engine; it is never logged.
 
     *answer_tokens* is how long each of its *n* answers is expected to be, *cached_share* how much of its prompt the
-    engine is expected to have in its prefix cache (core/prediction.py).
+    engine is expected to have in its prefix cache (core/prediction.py). *images* and *audio_ms* count parts of its
+    messages (core/media.py).
     """
 
     model: str
@@ -42,6 +45,8 @@ class ChatRequest:
     body: bytes = field(repr=False)
     answer_tokens: int = COMPLETION_TOKENS_GUESS
     cached_share: float = 0.0
+    images: int = 0
+    audio_ms: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -68,8 +73,10 @@ def parse_chat(body: bytes, cache_salt: str | None) -> ChatRequest:
     if "stream_options" in data and data["stream_options"] is not None and not is_stream:
         raise _bad("stream_options", "stream_options is only allowed with stream: true")
     changes = _changes(data, options, is_stream=is_stream, cache_salt=cache_salt)
+    model = _read_model(data)
+    images, audio_ms = count_media(data["messages"])
     return ChatRequest(
-        model=_read_model(data),
+        model=model,
         is_stream=is_stream,
         include_usage=_read(options, "include_usage", bool, "stream_options") or False,
         continuous_usage=_read(options, "continuous_usage_stats", bool, "stream_options") or False,
@@ -77,6 +84,8 @@ def parse_chat(body: bytes, cache_salt: str | None) -> ChatRequest:
         n=_read_positive(data, "n") or 1,
         user=_read(data, "user", str, None),
         body=splice(text, changes).encode() if changes else body,
+        images=images,
+        audio_ms=audio_ms,
     )
 
 

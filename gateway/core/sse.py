@@ -8,16 +8,20 @@ cannot occur in text that a model wrote.
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from gateway.core import estimate
 from gateway.core.usage import Usage
 
 DONE = b"data: [DONE]\n\n"
 ERROR_PREFIX = b'data: {"error"'
 
-# A usage object nests one level (its `*_tokens_details`).
-_OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
+# A usage object nests two levels: its `*_tokens_details`, and therein what vLLM counts of each kind of image or audio.
+_LEAF = rb"\{[^{}]*\}"
+_DETAILS = rb"\{[^{}]*(?:" + _LEAF + rb"[^{}]*)*\}"
+_OBJECT = rb"\{[^{}]*(?:" + _DETAILS + rb"[^{}]*)*\}"
 _USAGE = re.compile(rb',"usage":(' + _OBJECT + rb"|null)")
 # The frame that OpenAI's `include_usage` adds: no choices, only usage.
 _USAGE_FRAME = re.compile(rb'data: [^\n]*"choices":\[\],"usage":\{[^\n]*\n\n')
@@ -65,22 +69,58 @@ class UsageTracker:
     Follows the cumulative usage of one stream through its frames.
 
     With several choices (n > 1) an engine's continuous usage counts the completion of the frame's own choice only, so
-    they are added up here; the final usage frame carries the sum and replaces it.
+    they are added up here; the final usage frame carries the sum and replaces it. As long as the engine has told no
+    usage at all, the text of its frames is counted instead, and *is_estimated*; *body* is the request, for its prompt.
     """
 
-    __slots__ = ("_by_choice", "_has_choices", "usage")
+    __slots__ = ("_body", "_by_choice", "_has_choices", "_prompt_tokens", "_text_bytes", "is_estimated", "usage")
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, body: bytes) -> None:
         self.usage = Usage()
+        self.is_estimated = False
         self._has_choices = n > 1
         self._by_choice: dict[bytes, int] = {}
+        self._body = body
+        self._prompt_tokens: int | None = None
+        self._text_bytes = 0
 
     def feed(self, frames: bytes) -> Usage:
         """Take a run of complete frames; give the usage up to their end."""
         latest = last_usage(frames)
         if latest is not None:
             self.usage = self._sum(frames, latest) if self._has_choices else latest
+            self.is_estimated = False
+        elif self.is_estimated or not self.usage.total:
+            self._look_into(estimate.events(frames), "delta")
         return self.usage
+
+    def take_answer(self, body: bytes) -> Usage:
+        """Take a whole answer; give its usage."""
+        told = last_usage(body)
+        if told is not None:
+            self.usage = told
+        else:
+            self._look_into([estimate.decode(body)], "message")
+        return self.usage
+
+    def _look_into(self, answers: Iterable[dict[str, Any]], part: str) -> None:
+        """Take what is not written as vLLM writes: a usage with other spaces, or none, and then the text."""
+        for answer in answers:
+            usage = answer.get("usage")
+            if isinstance(usage, dict) and (part == "message" or not answer.get("choices")):
+                self.usage, self.is_estimated = usage_from_json(usage), False
+                return
+            self._estimate(estimate.text_bytes(answer, part))
+
+    def _estimate(self, text_bytes: int) -> None:
+        """Count so much more text, and from the first of it on the prompt."""
+        self._text_bytes += text_bytes
+        if not self._text_bytes:
+            return
+        if self._prompt_tokens is None:
+            self._prompt_tokens = estimate.prompt_tokens(self._body)
+        self.usage = Usage(prompt=self._prompt_tokens, completion=estimate.tokens(self._text_bytes))
+        self.is_estimated = True
 
     def _sum(self, frames: bytes, latest: Usage) -> Usage:
         if _USAGE_FRAME.search(frames):
@@ -101,15 +141,23 @@ def last_usage(body: bytes) -> Usage | None:
 
 
 def usage_from_json(data: dict[str, Any]) -> Usage:
-    """Turn an OpenAI usage object into ours; missing and null details count as zero."""
-    prompt_details = data.get("prompt_tokens_details") or {}
-    completion_details = data.get("completion_tokens_details") or {}
+    """
+    Turn an OpenAI usage object into ours; what is missing, null or no count is zero.
+
+    A part is never more than its whole, whatever the engine says: the rest would be billed at a negative count.
+    """
+    prompt, completion = _count(data, "prompt_tokens"), _count(data, "completion_tokens")
     return Usage(
-        prompt=data.get("prompt_tokens") or 0,
-        completion=data.get("completion_tokens") or 0,
-        cached=prompt_details.get("cached_tokens") or 0,
-        reasoning=completion_details.get("reasoning_tokens") or 0,
+        prompt=prompt,
+        completion=completion,
+        cached=min(prompt, _count(data.get("prompt_tokens_details"), "cached_tokens")),
+        reasoning=min(completion, _count(data.get("completion_tokens_details"), "reasoning_tokens")),
     )
+
+
+def _count(data: Any, name: str) -> int:
+    value = data.get(name) if isinstance(data, dict) else None
+    return max(0, value) if isinstance(value, int) else 0
 
 
 def strip_usage(frames: bytes, *, keep_final: bool) -> bytes:

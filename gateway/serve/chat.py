@@ -22,6 +22,9 @@ async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
         record.wishes = read_wishes(call.headers, caller.service_class)  # 400, 403
         record.request = request = plane.foresee(caller, parse_chat(await call.body(), plane.cache_salt(caller)))  # 400
         record.model = model = plane.model(request.model)  # 404
+        record.price = plane.price(
+            caller.tenant, model, call.arrived_ms
+        )  # frozen: what is declared later is for others
         async with (
             plane.waiting.post(record, reply),  # from here on, the client of a stream is told how its wait goes
             plane.admission.enter(model, record) as place,  # on a worker with credit; 429 full or late, 503 no worker
@@ -29,13 +32,13 @@ async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
         ):
             reply.describe(answer.worker, record.queue_ms)
             await relay(answer, record, reply)
+        await conclude(answer, record, reply)  # the engine is done: its slot is free before the disk is waited for
 
 
 async def relay(answer: Answer, record: MeterRecord, reply: Reply) -> None:
-    """Hand the engine's answer to the client; the record is durable before the last byte leaves."""
+    """Hand on what comes from the engine, as it comes; a whole answer is only taken note of."""
     if not answer.is_stream:
-        await record.settle(answer.status, answer.body)
-        await reply.answer(answer.status, answer.body)
+        record.receive(answer.status, answer.body)
         return
     request = record.request
     assert request is not None, "an answer belongs to a request"
@@ -47,5 +50,12 @@ async def relay(answer: Answer, record: MeterRecord, reply: Reply) -> None:
         if kept:
             await reply.send(kept)
         record.deliver()
-    await record.settle()
-    await reply.finish(DONE)
+
+
+async def conclude(answer: Answer, record: MeterRecord, reply: Reply) -> None:
+    """Make the record durable, then let the last byte go."""
+    await record.settle(answer.status)
+    if answer.is_stream:
+        await reply.finish(DONE)
+    else:
+        await reply.answer(answer.status, answer.body)

@@ -124,6 +124,8 @@ def unbilled(event: MeterEvent) -> MeterEvent:
         completion_tokens=0,
         reasoning_tokens=0,
         undelivered_tokens=event.completion_tokens + event.undelivered_tokens,
+        images=0,
+        audio_ms=0,
     )
 
 

@@ -14,9 +14,10 @@ import structlog
 
 from gateway.core.directory import Model
 from gateway.core.outcome import Outcome
+from gateway.core.prices import PriceVersion
 from gateway.core.request import ChatRequest
 from gateway.core.routing import WorkerView
-from gateway.core.sse import UsageTracker, last_usage
+from gateway.core.sse import UsageTracker
 from gateway.core.usage import Flag, MeterEvent, Usage
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.journal import Spool
@@ -24,6 +25,8 @@ from gateway.serve.authn import Caller
 from gateway.serve.http import Call, ClientGone
 from gateway.serve.wishes import Wishes
 from gateway.telemetry.metrics import Metrics
+
+CHOICES_MAX = 2**31 - 1  # what the Journal's column holds; no engine makes so many
 
 log = structlog.get_logger()
 
@@ -62,7 +65,13 @@ class MeterRecord:
     """
     One request's record while it is under way; filled in along the path.
 
-    *seen* is the usage that reached the gateway, *delivered* what of it went to the client: the bill.
+    *seen* is the usage that reached the gateway, *delivered* what of it went to the client: the bill. *price* is the
+    version that is in force for it, from its arrival on, whatever is declared meanwhile.
+
+    *on_progress* is called with what has been delivered whenever a PROGRESS is noted; it may raise Refused, which ends
+    the stream there. *on_settled* is called once with the final event, on every way out but that of
+    a request that became a job. Both are called on the event loop, must not block, and are None unless somebody needs
+    them.
     """
 
     def __init__(self, metering: Metering, call: Call) -> None:
@@ -81,6 +90,9 @@ class MeterRecord:
         self.wishes: Wishes | None = None
         self.request: ChatRequest | None = None
         self.model: Model | None = None
+        self.price: PriceVersion | None = None
+        self.on_progress: Callable[[Usage], None] | None = None
+        self.on_settled: Callable[[MeterEvent], None] | None = None
         self.queue_ms: int | None = None
         self.granted_ms: int | None = None
         self.seen = Usage()
@@ -117,6 +129,12 @@ class MeterRecord:
         return self.request
 
     @property
+    def settled(self) -> MeterEvent:
+        """The event of a request that has been settled."""
+        assert self._settled is not None, "a record is settled before its event is asked for"
+        return self._settled
+
+    @property
     def spent(self) -> int:
         """The work done for it so far, in the tokens of a ticket's: the prompt from its dispatch on, then as seen."""
         if self.seen.total:
@@ -135,9 +153,8 @@ class MeterRecord:
             return
         if self._settled is None:
             outcome, status = _ending(error)
-            await self._close(self._event(outcome, status, Flag.DELIVERED if self.delivered.total else Flag.NONE))
-        assert self._settled is not None, "a record is settled on every way out"
-        self._metering.ended(self._settled, error, is_known=self.model is not None)
+            await self._close(self._event(outcome, status, self._flag(Flag.DELIVERED)))
+        self._metering.ended(self.settled, error, is_known=self.model is not None)
 
     def hand_over(self) -> None:
         """Leave the event to the job that this request became: it is closed under the same id when the job ends."""
@@ -149,7 +166,7 @@ class MeterRecord:
         self._worker = worker.id
         assert self.request is not None, "a request is parsed before it is dispatched"
         if self._attempts == 1:
-            self._tracker = UsageTracker(self.request.n)
+            self._tracker = UsageTracker(self.request.n, self.request.body)
             try:
                 self._opened = self._metering.spool.open(
                     self._event(Outcome.INTERRUPTED, Outcome.INTERRUPTED.status, Flag.INTERRUPTED)
@@ -184,21 +201,36 @@ class MeterRecord:
         ):
             self._progress_tokens, self._progress_ms = tokens, now_ms
             self._metering.spool.progress(self._call.id, self.delivered)
+            if self.on_progress is not None:
+                self.on_progress(self.delivered)
 
-    async def settle(self, status: int = 200, body: bytes | None = None) -> None:
-        """
-        Close the record as completed; returns when it is durable, so that the last byte may leave.
+    def receive(self, status: int, body: bytes) -> None:
+        """Take a whole answer that arrived from the engine; one that refuses costs no tokens."""
+        self._first_byte_ms = self._metering.now_ms()
+        assert self._tracker is not None, "an answer comes after a dispatch"
+        if status < 400:
+            self.seen = self._tracker.take_answer(body)
 
-        *body* is a whole answer, whose usage counts. An engine's 4xx closes as refused by the engine, without tokens.
+    async def settle(self, status: int) -> None:
         """
-        if body is not None:
-            self._first_byte_ms = self._metering.now_ms()
-            self.seen = self.delivered = last_usage(body) or Usage() if status < 400 else Usage()
+        Close the record as completed, all of it delivered; returns when it is durable, so that the last byte may leave.
+
+        An engine's 4xx closes as refused by the engine.
+        """
+        self.delivered = self.seen
         outcome = Outcome.COMPLETED if status < 400 else Outcome.ENGINE_REFUSED
-        await self._close(self._event(outcome, status, Flag.EXACT if self.delivered.total else Flag.NONE))
+        await self._close(self._event(outcome, status, self._flag(Flag.EXACT)))
+
+    def _flag(self, rule: Flag) -> Flag:
+        """Give the rule by which what was delivered was counted: *rule* where the engine said it."""
+        if not self.delivered.total:
+            return Flag.NONE
+        return Flag.ESTIMATED if self._tracker is not None and self._tracker.is_estimated else rule
 
     async def _close(self, event: MeterEvent) -> None:
         self._settled = event
+        if self.on_settled is not None:
+            self.on_settled(event)
         if event.attempts == 0:
             self._metering.spool.note(event)
             return
@@ -209,13 +241,19 @@ class MeterRecord:
             log.warning("meter_event_not_durable", request_id=event.id, reason=str(error))
 
     def _event(self, outcome: Outcome, status: int, flag: Flag) -> MeterEvent:
-        call, caller, first_ms = self._call, self.caller, self._first_byte_ms
+        """
+        Give the event as it stands. Images and audio are part of the prompt: they count once that was delivered.
+
+        In an OPEN they stand from the beginning: whoever settles it has no other place to take them from.
+        """
+        call, caller, first_ms, request = self._call, self.caller, self._first_byte_ms, self.request
+        has_prompt = self.delivered.prompt > 0 or flag is Flag.INTERRUPTED
         return MeterEvent(
             id=call.id,
             tenant=caller.tenant if caller else "",
             project=caller.project if caller else "",
             key=caller.key if caller else "",
-            model=self.request.model if self.request else "",
+            model=request.model if request else "",
             pool=self.model.pool if self.model else "",
             worker=self._worker,
             gateway=self._metering.rules.gateway,
@@ -223,7 +261,7 @@ class MeterRecord:
             outcome=outcome.label,
             status=status,
             flag=flag.value,
-            is_stream=self.request.is_stream if self.request else False,
+            is_stream=request.is_stream if request else False,
             attempts=self._attempts,
             arrived_ms=call.arrived_ms,
             ended_ms=self._metering.now_ms(),
@@ -234,6 +272,10 @@ class MeterRecord:
             completion_tokens=self.delivered.completion,
             reasoning_tokens=self.delivered.reasoning,
             undelivered_tokens=max(0, self.seen.completion - self.delivered.completion),
+            price=self.price.id if self.price else "",
+            choices=min(request.n, CHOICES_MAX) if request else 1,
+            images=request.images if request and has_prompt else 0,
+            audio_ms=request.audio_ms if request and has_prompt else 0,
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gateway.core.directory import Model
 from gateway.core.outcome import Outcome
 from gateway.core.prediction import Predictor
+from gateway.core.prices import PriceVersion
 from gateway.core.request import ChatRequest
 from gateway.errors import Refused
 from gateway.ports.directory import DirectoryReader
@@ -35,6 +36,10 @@ class Plane:
             message = f"The model {name!r} does not exist. GET /v1/models lists those that do."
             raise Refused(Outcome.UNKNOWN_MODEL, message, param="model")
         return model
+
+    def price(self, tenant: str, model: Model, at_ms: int) -> PriceVersion | None:
+        """Find the version of prices for a request of *tenant* that arrived at *at_ms*; None: it has no price."""
+        return self.directory.snapshot.prices.find(tenant, model.name, model.pool, at_ms)
 
     def cache_salt(self, caller: Caller) -> str | None:
         """Give what keeps this tenant's prefix cache apart from the others', or None where it is shared."""

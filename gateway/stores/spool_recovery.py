@@ -35,7 +35,8 @@ class AdoptedSpool:
     One dead process's folder, locked by us. All methods block and may raise OSError.
 
     *events_estimated* is how many events it will give, counted without decoding them; *since_s* is about when the first
-    was written. *quarantined_segments* and *torn_bytes* are final once `next_batch` has given the last batch.
+    was written, *size* their bytes. *quarantined_segments*, *damaged_bytes* and *torn_bytes* are final once `next_batch`
+    has given the last batch.
     """
 
     def __init__(self, folder: Path, lock: int) -> None:
@@ -43,10 +44,11 @@ class AdoptedSpool:
         self.torn_bytes = 0
         self._lock: int | None = lock
         self._segments = sorted(folder.glob(f"*{SEGMENT_SUFFIX}"))
-        self._damaged: list[Path] = []
+        self._damaged: dict[Path, int] = {}
         self._events = self.events()
         self._batch: list[MeterEvent] = []
         self.events_estimated = sum(_count_events(path) for path in self._segments)
+        self.size = sum(path.stat().st_size for path in self._segments)
         self.since_s = min((path.stat().st_mtime for path in self._segments), default=0.0)
 
     def __repr__(self) -> str:
@@ -55,6 +57,10 @@ class AdoptedSpool:
     @property
     def quarantined_segments(self) -> int:
         return len(self._damaged)
+
+    @property
+    def damaged_bytes(self) -> int:
+        return sum(self._damaged.values())
 
     def next_batch(self, size: int) -> list[MeterEvent]:
         """Give at most *size* events, the same ones until `committed` is called; none at the end."""
@@ -112,7 +118,7 @@ class AdoptedSpool:
             self.torn_bytes = found.torn_bytes
         if found.damage or (found.torn_bytes and not is_last):
             log.error("spool_segment_damaged", segment=str(path), damage=found.damage, torn_bytes=found.torn_bytes)
-            self._damaged.append(path)
+            self._damaged[path] = found.damaged_bytes + (0 if is_last else found.torn_bytes)
         return found
 
 
@@ -140,11 +146,13 @@ def settle(opened: MeterEvent, usage: Usage, ended_ms: int) -> MeterEvent:
         outcome=Outcome.INTERRUPTED.label,
         status=Outcome.INTERRUPTED.status,
         flag=(Flag.INTERRUPTED if usage.total else Flag.NONE).value,
-        ended_ms=ended_ms,
+        ended_ms=max(ended_ms, opened.arrived_ms),  # the clock may have been set back
         prompt_tokens=usage.prompt,
         cached_tokens=usage.cached,
         completion_tokens=usage.completion,
         reasoning_tokens=usage.reasoning,
+        images=opened.images if usage.prompt else 0,
+        audio_ms=opened.audio_ms if usage.prompt else 0,
     )
 
 

@@ -40,6 +40,8 @@ def counts(prompt, completion):
     }
 
 
+REQUEST = json.dumps({"messages": [{"role": "user", "content": "four bytes each"}]}).encode()
+
 TRAPS = [
     ',"usage":{"prompt_tokens":9}',
     '","usage":{',
@@ -103,7 +105,7 @@ def test_details_are_read_and_may_be_missing():
 
 
 def test_several_choices_are_added_up_until_the_final_frame_says_the_sum():
-    tracker = UsageTracker(2)
+    tracker = UsageTracker(2, REQUEST)
     tracker.feed(frame("a", counts(5, 3), index=0) + frame("b", counts(5, 2), index=1))
     assert tracker.usage == Usage(prompt=5, completion=5)
     tracker.feed(frame("a", counts(5, 4), index=0))
@@ -114,7 +116,7 @@ def test_several_choices_are_added_up_until_the_final_frame_says_the_sum():
 
 @pytest.mark.parametrize("chunk", [b"", b"data: {", b": comment\n\n", DONE])
 def test_frames_without_usage_change_nothing(chunk):
-    tracker = UsageTracker(1)
+    tracker = UsageTracker(1, REQUEST)
     tracker.feed(frame("a", counts(5, 3)))
     assert tracker.feed(chunk) == Usage(prompt=5, completion=3)
     assert strip_usage(chunk, keep_final=False) == chunk
@@ -135,3 +137,73 @@ def test_frames_without_usage_change_nothing(chunk):
 )
 def test_a_whole_answer_becomes_the_last_event_of_a_stream_that_has_begun(status, body, event):
     assert answer_event(status, body) == event
+
+
+def test_usage_with_counts_of_images_is_found():
+    """An engine of vLLM puts a third level there, for requests with images: nothing of it may hide the usage."""
+    usage = counts(300, 7) | {"prompt_tokens_details": {"cached_tokens": 256, "multimodal_tokens": {"image": 196}}}
+    assert last_usage(final_frame(usage)) == Usage(prompt=300, completion=7, cached=256)
+    assert strip_usage(frame("a", usage), keep_final=False) == frame("a")
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(prompt=5, cached=5)),
+        ({"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}}, Usage(0, 5, 0, 5)),
+        ({"prompt_tokens": -5, "completion_tokens": "7"}, Usage()),
+        ({"prompt_tokens_details": 5}, Usage()),
+    ],
+)
+def test_a_usage_that_cannot_be_is_taken_for_the_nearest_that_can(told, taken):
+    assert last_usage(final_frame(told)) == taken
+
+
+def test_an_engine_without_usage_is_counted_by_its_text():
+    """Four bytes are a token, of the prompt (15) as of the answer; the same for a stream cut anywhere."""
+    tracker = UsageTracker(1, REQUEST)
+    tracker.feed(frame(""))
+    assert (tracker.usage, tracker.is_estimated) == (Usage(), False)
+    tracker.feed(frame("abc") + frame("de"))
+    assert (tracker.usage, tracker.is_estimated) == (Usage(prompt=4, completion=2), True)
+    tracker.feed(frame("水闸"))
+    assert tracker.usage == Usage(prompt=4, completion=3)
+    whole = UsageTracker(1, REQUEST)
+    message = {"role": "assistant", "content": "abcde水闸"}
+    whole.take_answer(json.dumps({"choices": [{"message": message}]}).encode())
+    assert (whole.usage, whole.is_estimated) == (tracker.usage, True)
+
+
+def test_tool_calls_and_reasoning_are_text_too_and_count_once():
+    call = {"index": 0, "function": {"name": "open", "arguments": '{"gate": 1}'}}
+    data = {"choices": [{"delta": {"tool_calls": [call], "reasoning": "abcd", "reasoning_content": "abcd"}}]}
+    tracker = UsageTracker(1, REQUEST)
+    tracker.feed(b"data: " + json.dumps(data).encode() + b"\n\n")
+    assert tracker.usage == Usage(prompt=4, completion=5)
+
+
+def test_a_usage_that_comes_at_the_end_replaces_the_estimate():
+    for final in (
+        final_frame(counts(5, 3)),
+        b'data: {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}\n\n',
+    ):
+        tracker = UsageTracker(1, REQUEST)
+        tracker.feed(frame("a long text without usage"))
+        tracker.feed(final)
+        assert (tracker.usage, tracker.is_estimated) == (Usage(prompt=5, completion=3), False)
+
+
+def test_a_whole_answer_may_be_written_with_spaces():
+    tracker = UsageTracker(1, REQUEST)
+    body = {"choices": [{"message": {"content": "abc"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+    tracker.take_answer(json.dumps(body, indent=1).encode())
+    assert (tracker.usage, tracker.is_estimated) == (Usage(prompt=5, completion=3), False)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_answer_count_nothing_and_break_nothing(data):
+    tracker = UsageTracker(1, REQUEST)
+    tracker.take_answer(data)
+    tracker.feed(frame("\ud800"))
+    tracker.feed(b"data: " + data + b"\n\n")
+    assert tracker.usage.completion <= len(data) + 1
