@@ -171,20 +171,19 @@ class Shipper:
             events = list(islice(segment.closed, self._batch))
             await self._append(events)
             if self.opens:
-                await self.opens.forget(self._in_thread, events, are_ours=True)
+                await self.opens.forget(self._in_database, events, are_ours=True)
             self._spool.shipped(segment, len(events))
             await self._ship_opens()
 
     async def _ship_opens(self) -> None:
         if self.opens:
-            await self.opens.ship(self._in_thread)
-            self._is_shipping = True
+            await self.opens.ship(self._in_database)
 
     async def _ship_readings(self) -> None:
         while self._readings:
             batch = [self._readings.popleft() for _ in range(min(self._batch, len(self._readings)))]
             try:
-                await self._in_thread(self._journal.append_readings, batch)
+                await self._in_database(self._journal.append_readings, batch)
             except StoreUnavailable:
                 room = READINGS_MAX - len(self._readings)
                 self._readings.extendleft(reversed(batch[-room:] if room else []))
@@ -203,13 +202,13 @@ class Shipper:
             self.torn_bytes += adopted.torn_bytes
         self.quarantined_segments = await self._in_thread(count_quarantined, self._spool.root)
         if self.opens:
-            await self.opens.settle_expired(self._in_thread, self._append)
+            await self.opens.settle_expired(self._in_database, self._append)
 
     async def _ship_orphan(self, adopted: AdoptedSpool) -> None:
         while batch := await self._in_thread(adopted.next_batch, self._batch):
             self.recovered_events += await self._append(batch)
             if self.opens:
-                await self.opens.forget(self._in_thread, batch, are_ours=False)
+                await self.opens.forget(self._in_database, batch, are_ours=False)
             adopted.committed()
         await self._in_thread(adopted.discard)
         log.info("spool_recovered", folder=adopted.folder.name)
@@ -219,15 +218,19 @@ class Shipper:
         self._adopted.extend(found)
 
     async def _append(self, events: Sequence[MeterEvent]) -> int:
-        appended = await self._in_thread(self._journal.append, events)
-        self._is_shipping = True
+        appended = await self._in_database(self._journal.append, events)
         self.shipped_events += len(events)
         self.replayed_events += len(events) - appended.new
         if self.opens and appended.new < len(events):
             new = {rated.event.id for rated in appended.rated}
             replayed = [event for event in events if event.id not in new]
-            await self.opens.look_for_late(self._in_thread, replayed)
+            await self.opens.look_for_late(self._in_database, replayed)
         return appended.new
+
+    async def _in_database(self, work: Callable[..., _Result], *args: object) -> _Result:
+        result = await self._in_thread(work, *args)
+        self._is_shipping = True
+        return result
 
     async def _in_thread(self, work: Callable[..., _Result], *args: object) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import structlog
@@ -21,16 +22,30 @@ from gateway.core.usage import MeterEvent, Usage
 from gateway.errors import StoreUnavailable
 from gateway.stores.spool_backlog import Backlog, Segment
 from gateway.stores.spool_format import Closed, encode_close, encode_open, encode_progress, scan
-from gateway.stores.spool_writer import SegmentWriter, keep_aside, make_locked_folder, segment_path
+from gateway.stores.spool_open import OpenRequests
+from gateway.stores.spool_writer import SegmentWriter, free_bytes, keep_aside, make_locked_folder, segment_path
 
 STORE = "spool"
 IDLE_COMMIT_S = 0.005  # the longest that a record nobody waits for stays in memory
 RETRY_S = 0.25  # after the disk failed
+DISK_LOOK_S = (
+    0.5  # between two looks at the disk's free space: a disk that others fill in less fails, and is waited for
+)
 SEGMENTS_MIN = 4  # the disk budget holds at least this many segments, or it could never shrink
 NOTES_PENDING_MAX = 10_000  # denials kept in memory while the disk fails, about 10 MiB
 RESERVE = 1.1  # above bytes_max by this factor denials are no longer written; what was dispatched always is
+DISK_RESERVE = 0.5  # nor below this part of the free space that is kept for what was dispatched
 
 log = structlog.get_logger()
+
+
+class SpoolState(Enum):
+    """Whether requests may be dispatched, and if not, why."""
+
+    OK = "ok"
+    DISK_FAILED = "disk_failed"  # the last write did not succeed
+    BUDGET_USED = "budget_used"  # the spool has all the bytes it may have
+    DISK_LOW = "disk_low"  # the file system has next to no room left, whoever took it
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +63,8 @@ class FileSpool:
     The `Spool` on a local file system. To be used from one event loop; makes and locks its folder at once.
 
     *commit_interval_ms* is the least time between the starts of two syncs: a lone close is written at once, closes in
-    quick succession share a sync. Raises OSError if the folder cannot be made.
+    quick succession share a sync. While the file system has less than *free_bytes_min* left no request is dispatched:
+    the rest is for the endings of those that were. Raises OSError if the folder cannot be made.
     """
 
     def __init__(
@@ -58,6 +74,7 @@ class FileSpool:
         *,
         segment_bytes: int = 8 << 20,
         bytes_max: int = 2 << 30,
+        free_bytes_min: int = 0,
         commit_interval_ms: float = 0.0,
         memory_events_max: int = 50_000,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -65,9 +82,12 @@ class FileSpool:
         self.root = root
         self.folder, self._lock = make_locked_folder(root, gateway_id)
         self.backlog = Backlog(memory_events_max)
+        self.requests = OpenRequests()
         self.notes_dropped = 0
-        self.quarantined_segments = 0
+        self.damaged_bytes = 0
+        self.disk_free_bytes = free_bytes(self.folder)
         self._bytes_max = bytes_max
+        self._free_bytes_min = free_bytes_min
         self._interval_s = commit_interval_ms / 1000
         self._now_ms = now_ms
         self._writer = SegmentWriter(self.folder, min(segment_bytes, bytes_max // SEGMENTS_MIN))
@@ -78,6 +98,9 @@ class FileSpool:
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
         self._commit_started_at = 0.0
+        self._was_low = False
+        self._is_closed = False
+        self._look = asyncio.get_running_loop().call_soon(self._look_at_disk)
 
     def __repr__(self) -> str:
         return f"<FileSpool {self.folder.name} [{len(self._pending)} pending] {self.backlog!r}>"
@@ -88,36 +111,52 @@ class FileSpool:
         return self.backlog.size >= self._bytes_max
 
     @property
+    def is_low(self) -> bool:
+        """Whether the disk has less room left than is kept for requests that are under way."""
+        return self.disk_free_bytes < self._free_bytes_min
+
+    @property
+    def state(self) -> SpoolState:
+        """Whether a request may be dispatched, and if not, why; what is worst comes first."""
+        if self._has_failed:
+            return SpoolState.DISK_FAILED
+        if self.is_full:
+            return SpoolState.BUDGET_USED
+        return SpoolState.DISK_LOW if self.is_low else SpoolState.OK
+
+    @property
     def is_writable(self) -> bool:
-        """Whether a request may be dispatched: the last commit succeeded and there is room in the disk budget."""
-        return not self._has_failed and not self.is_full
+        """Whether a request may be dispatched: the last commit succeeded, and budget and disk have room."""
+        return self.state is SpoolState.OK
 
     def open(self, event: MeterEvent) -> asyncio.Future[None]:
-        if self._has_failed:
-            raise StoreUnavailable(STORE, "the last write to its disk failed")
-        if self.is_full:
-            raise StoreUnavailable(STORE, f"its {self._bytes_max} bytes are full of events not yet in the Journal")
+        if (state := self.state) is not SpoolState.OK:
+            raise StoreUnavailable(STORE, self._explain(state))
+        at_ms = self._now_ms()
+        self.requests.opened(event, at_ms, time.monotonic())
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         durable.add_done_callback(_look_at)
-        data = encode_open(event, self._now_ms())
+        data = encode_open(event, at_ms)
         self._append(_Entry(data, lambda backlog: backlog.opened(event.id), waiter=durable))
         return durable
 
     def progress(self, event_id: str, usage: Usage) -> None:
-        data = encode_progress(event_id, usage, self._now_ms())
+        at_ms = self._now_ms()
+        self.requests.progressed(event_id, usage, at_ms)
+        data = encode_progress(event_id, usage, at_ms)
         self._append(_Entry(data, lambda backlog: backlog.progressed(event_id)))
 
     async def close(self, event: MeterEvent) -> None:
         waiter = asyncio.get_running_loop().create_future()
+        self.requests.closed(event.id)
         self._append(_closing(event, waiter))
         await waiter
 
     def note(self, event: MeterEvent) -> None:
-        has_no_room = self._has_failed and len(self._pending) >= NOTES_PENDING_MAX
-        if has_no_room or self.backlog.size >= self._bytes_max * RESERVE:
+        if self._has_room_for_notes():
+            self._append(_closing(event))
+        else:
             self.notes_dropped += 1
-            return
-        self._append(_closing(event))
 
     async def flush(self) -> None:
         """Return once all that was handed in so far is durable; raises StoreUnavailable if the disk fails."""
@@ -137,7 +176,7 @@ class FileSpool:
         if found.damage or found.torn_bytes:
             log.error("spool_segment_damaged", segment=str(path), damage=found.damage, torn_bytes=found.torn_bytes)
             keep_aside(path)
-            self.quarantined_segments += 1
+            self.damaged_bytes += found.damaged_bytes + found.torn_bytes
         return [record.event for record in found.records if isinstance(record, Closed)]
 
     def shipped(self, segment: Segment, count: int) -> None:
@@ -158,11 +197,43 @@ class FileSpool:
             log.critical("spool_not_flushed", events=len(self.unwritten()), error=str(error))
         if self._timer:
             self._timer.cancel()
+        self._is_closed = True
+        self._look.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         self._writer.close()
         if self.backlog.is_settled and not self._pending:
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
+
+    def _explain(self, state: SpoolState) -> str:
+        return {
+            SpoolState.DISK_FAILED: "the last write to its disk failed; it is tried again all the time",
+            SpoolState.BUDGET_USED: f"its {self._bytes_max} bytes are full of events not yet in the Journal",
+            SpoolState.DISK_LOW: f"its disk has {self.disk_free_bytes} bytes free, less than the {self._free_bytes_min}"
+            " kept for requests under way",
+        }[state]
+
+    def _has_room_for_notes(self) -> bool:
+        if self._has_failed and len(self._pending) >= NOTES_PENDING_MAX:
+            return False
+        has_disk = self.disk_free_bytes >= self._free_bytes_min * DISK_RESERVE
+        return has_disk and self.backlog.size < self._bytes_max * RESERVE
+
+    def _look_at_disk(self) -> None:
+        loop = asyncio.get_running_loop()
+        job = self._thread.submit(free_bytes, self.folder)
+        job.add_done_callback(lambda done: loop.call_soon_threadsafe(self._looked, done))
+
+    def _looked(self, job: "ThreadFuture[int]") -> None:
+        """Take what the writer's thread saw; a look that failed leaves the last one, as writing fails then too."""
+        if job.exception() is None:
+            self.disk_free_bytes = job.result()
+        if not self._is_closed:
+            self._look = asyncio.get_running_loop().call_later(DISK_LOOK_S, self._look_at_disk)
+        if self.is_low is not self._was_low:
+            self._was_low = self.is_low
+            say = log.error if self.is_low else log.info
+            say("spool_disk_low" if self.is_low else "spool_disk_has_room", free_bytes=self.disk_free_bytes)
 
     def _append(self, entry: _Entry) -> None:
         self._pending.append(entry)

@@ -59,18 +59,23 @@ class Scan:
     """
     What a segment's bytes held.
 
-    *damage* lists unreadable stretches as (offset, length) that were followed by a good record; *torn_bytes* is the
-    unreadable rest at the end, which is what a write cut short by a crash leaves.
+    *damage* lists unreadable stretches as (offset, length); *torn_bytes* is an unreadable end of the kind that a write
+    cut short by a crash leaves, in which nothing was ever acknowledged.
     """
 
     records: list[Record] = field(default_factory=list)
     damage: list[tuple[int, int]] = field(default_factory=list)
     torn_bytes: int = 0
 
+    @property
+    def damaged_bytes(self) -> int:
+        """The length of all damage."""
+        return sum(length for _, length in self.damage)
+
 
 def encode_open(event: MeterEvent, at_ms: int) -> bytes:
     """Frame an OPEN."""
-    return _frame([OPEN, at_ms, _event_to_json(event)])
+    return _frame([OPEN, at_ms, event_to_json(event)])
 
 
 def encode_progress(event_id: str, usage: Usage, at_ms: int) -> bytes:
@@ -80,7 +85,7 @@ def encode_progress(event_id: str, usage: Usage, at_ms: int) -> bytes:
 
 def encode_close(event: MeterEvent) -> bytes:
     """Frame a CLOSE."""
-    return _frame([CLOSE, _event_to_json(event)])
+    return _frame([CLOSE, event_to_json(event)])
 
 
 def scan(data: bytes) -> Scan:
@@ -95,16 +100,23 @@ def scan(data: bytes) -> Scan:
             offset += _HEAD.size + len(payload)
             continue
         resumed = _next_good(data, offset + 1)
-        if resumed is None:
+        if resumed is None and _is_cut_write(data[offset:]):
             found.torn_bytes = len(data) - offset
             break
-        found.damage.append((offset, resumed - offset))
-        offset = resumed
+        end = len(data) if resumed is None else resumed
+        found.damage.append((offset, end - offset))
+        offset = end
     return found
 
 
-def _event_to_json(event: MeterEvent) -> dict[str, Any]:
+def event_to_json(event: MeterEvent) -> dict[str, Any]:
+    """Give an event's fields."""
     return dict(zip(_FIELDS, _values(event), strict=True))
+
+
+def event_from_json(data: dict[str, Any]) -> MeterEvent:
+    """Build an event; fields that a newer version added are left out, so that going back a version loses no tokens."""
+    return MeterEvent(**{name: value for name, value in data.items() if name in MeterEvent.__dataclass_fields__})
 
 
 def _frame(record: list[Any]) -> bytes:
@@ -140,20 +152,36 @@ def _next_good(data: bytes, offset: int) -> int | None:
     return None
 
 
+def _is_cut_write(rest: bytes) -> bool:
+    """
+    Tell a write that was cut short from damage, in an end of a file that no good record follows.
+
+    Cut short is a frame that says it is longer than what is there, and whose JSON is not whole; or one that ends in
+    zeroes, as pages do that never reached the disk. A whole frame that does not read was written, and rotted since.
+    """
+    if len(rest) < _HEAD.size or rest.endswith(b"\0"):
+        return True
+    length, _ = _HEAD.unpack_from(rest)
+    return bool(length > len(rest) - _HEAD.size and not _is_json(rest[_HEAD.size :]))
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        json.loads(payload)
+    except ValueError:
+        return False
+    return True
+
+
 def _decode(payload: bytes) -> Record | None:
     """Read a payload; None for one whose CRC is right but that this version does not understand."""
     try:
         kind, *rest = json.loads(payload)
         if kind == OPEN:
-            return Opened(rest[0], _event_from_json(rest[1]))
+            return Opened(rest[0], event_from_json(rest[1]))
         if kind == PROGRESS:
             prompt, completion, cached, reasoning = rest[2]
             return Progressed(rest[0], rest[1], Usage(prompt, completion, cached, reasoning))
-        return Closed(_event_from_json(rest[0])) if kind == CLOSE else None
+        return Closed(event_from_json(rest[0])) if kind == CLOSE else None
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError):
         return None
-
-
-def _event_from_json(data: dict[str, Any]) -> MeterEvent:
-    """Build an event; fields that a newer version added are left out, so that going back a version loses no tokens."""
-    return MeterEvent(**{name: value for name, value in data.items() if name in MeterEvent.__dataclass_fields__})

@@ -35,8 +35,8 @@ class AdoptedSpool:
     One dead process's folder, locked by us. All methods block and may raise OSError.
 
     *events_estimated* is how many events it will give, counted without decoding them; *since_s* is about when the first
-    was written, *size* their bytes. *quarantined_segments*, *damaged_bytes* and *torn_bytes* are final once `next_batch`
-    has given the last batch.
+    was written, *size* their bytes. *quarantined_segments*, *damaged_bytes* and *torn_bytes* are final once
+    `next_batch` has given the last batch.
     """
 
     def __init__(self, folder: Path, lock: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 LOCK_NAME = "lock"
 SEGMENT_SUFFIX = ".seg"
 QUARANTINE = ".quarantine"  # under the spool's root
+QUARANTINED_SUFFIX = ".bad"
 
 
 def make_locked_folder(root: Path, gateway_id: str) -> tuple[Path, int]:
@@ -42,13 +43,24 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"{number:08d}{SEGMENT_SUFFIX}"
 
 
+def free_bytes(folder: Path) -> int:
+    """Give what the file system of *folder* has left for ordinary users. Raises OSError."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 def keep_aside(segment: Path) -> None:
     """Keep a damaged segment for a person to look at, whatever becomes of its folder. Raises OSError."""
     folder = segment.parent
-    aside = folder.parent / QUARANTINE / f"{folder.name}-{segment.stem}.bad"
+    aside = folder.parent / QUARANTINE / f"{folder.name}-{segment.stem}{QUARANTINED_SUFFIX}"
     aside.parent.mkdir(mode=0o700, exist_ok=True)
     with suppress(FileExistsError):
         aside.hardlink_to(segment)
+
+
+def count_quarantined(root: Path) -> int:
+    """Give how many damaged segments are kept under *root* for a person to look at."""
+    return sum(1 for _ in (root / QUARANTINE).glob(f"*{QUARANTINED_SUFFIX}"))
 
 
 class SegmentWriter:

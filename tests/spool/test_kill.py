@@ -51,5 +51,5 @@ async def test_a_process_killed_at_random_moments_loses_and_doubles_nothing(root
     assert {identity: rows[identity]["completion_tokens"] for identity in acknowledged} == acknowledged
     for identity in rows.keys() - acknowledged.keys():
         assert rows[identity]["outcome"] in {"completed", "interrupted"}
-    assert shipper.quarantined_segments == 0
+    assert shipper.damaged_bytes == 0
     assert list(root.iterdir()) == [], "every spool was adopted and removed"

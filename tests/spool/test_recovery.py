@@ -13,6 +13,8 @@ from gateway.stores.spool_recovery import adopt
 from gateway.stores.spool_writer import QUARANTINE, make_locked_folder
 from tests.meter_events import event, opened
 
+AT_MS = opened().arrived_ms
+
 
 def abandoned(root, *segments: bytes):
     """Make a folder as a process that was killed leaves it."""
@@ -48,8 +50,8 @@ def test_an_open_request_settles_at_its_last_progress(root):
     usages = [Usage(10, 5, 2, 1), Usage(10, 9, 4, 3), Usage(10, 7, 2, 1)]
     abandoned(
         root,
-        encode_open(opened(1), 100) + encode_progress(opened(1).id, usages[0], 200),
-        encode_progress(opened(1).id, usages[1], 300) + encode_progress(opened(1).id, usages[2], 400),
+        encode_open(opened(1), AT_MS) + encode_progress(opened(1).id, usages[0], AT_MS + 200),
+        encode_progress(opened(1).id, usages[1], AT_MS + 300) + encode_progress(opened(1).id, usages[2], AT_MS + 400),
     )
     _, (settled,) = recovered(root)
     assert settled == replace(
@@ -57,7 +59,7 @@ def test_an_open_request_settles_at_its_last_progress(root):
         outcome="interrupted",
         status=502,
         flag="interrupted",
-        ended_ms=400,
+        ended_ms=AT_MS + 400,
         prompt_tokens=10,
         completion_tokens=9,
         cached_tokens=4,
@@ -65,10 +67,25 @@ def test_an_open_request_settles_at_its_last_progress(root):
     )
 
 
+def test_a_clock_that_was_set_back_makes_no_negative_duration_and_loses_no_progress(root):
+    """The largest progress counts, whatever the times say; nothing ends before it arrived."""
+    identity, hour_ms = opened(1).id, 3_600_000
+    abandoned(
+        root,
+        encode_open(opened(1), AT_MS)
+        + encode_progress(identity, Usage(10, 8), AT_MS - hour_ms)
+        + encode_progress(identity, Usage(10, 9), AT_MS - 2 * hour_ms),
+        encode_open(opened(2), AT_MS - hour_ms),
+    )
+    _, (first, second) = recovered(root)
+    assert (first.completion_tokens, first.ended_ms) == (9, AT_MS)
+    assert second.ended_ms == AT_MS
+
+
 def test_an_open_request_without_progress_costs_nothing(root):
-    abandoned(root, encode_open(opened(1), 100))
+    abandoned(root, encode_open(opened(1), AT_MS + 100))
     _, (settled,) = recovered(root)
-    assert (settled.outcome, settled.flag, settled.ended_ms) == ("interrupted", "none", 100)
+    assert (settled.outcome, settled.flag, settled.ended_ms) == ("interrupted", "none", AT_MS + 100)
     assert (settled.prompt_tokens, settled.completion_tokens) == (0, 0)
 
 

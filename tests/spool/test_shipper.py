@@ -86,7 +86,8 @@ async def test_a_file_that_rots_while_the_journal_is_away_is_kept_aside_and_the_
         second.write_bytes(flipped(second.read_bytes(), 100))
     await until(lambda: not shipper.backlog_events)
     assert set(sql.ids()) == {event(number).id for number in range(60)} - {lost}
-    assert shipper.quarantined_segments == 1
+    await until(lambda: shipper.quarantined_segments == 1)
+    assert shipper.damaged_bytes > 0
     assert len(list((root / QUARANTINE).iterdir())) == 1
     await stop(spool, shipper)
 
@@ -152,7 +153,8 @@ async def test_damage_is_counted_and_the_rest_arrives(make, sql, root):
     spool, shipper = await make()
     await until(lambda: not shipper.backlog_events)
     assert sql.ids() == [event(2).id]
-    assert shipper.quarantined_segments == 1
+    await until(lambda: shipper.quarantined_segments == 1)
+    assert shipper.damaged_bytes == len(encode_close(event(1)))
     assert len(list((root / QUARANTINE).iterdir())) == 1
     await stop(spool, shipper)
 
