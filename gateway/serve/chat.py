@@ -2,6 +2,7 @@
 
 from gateway.core.request import parse_chat
 from gateway.core.sse import DONE, strip_usage
+from gateway.serve import receipts
 from gateway.serve.http import Call, Reply
 from gateway.serve.metering import MeterRecord
 from gateway.serve.plane import Plane
@@ -56,6 +57,7 @@ async def conclude(answer: Answer, record: MeterRecord, reply: Reply) -> None:
     """Make the record durable, then let the last byte go."""
     await record.settle(answer.status)
     if answer.is_stream:
-        await reply.finish(DONE)
+        await reply.finish(receipts.frame(record) + DONE)
     else:
+        reply.headers += receipts.headers(record)
         await reply.answer(answer.status, answer.body)
