@@ -46,3 +46,13 @@ class Budget:
     alert_percents: str = ""
     webhook_url: str = ""
     is_removed: bool = False
+
+
+def spending(kind: str, nano: int, tokens: int) -> int:
+    """Give what a request that costs *nano* for so many *tokens* spends of a budget; *kind* is a label."""
+    return tokens if kind == BudgetKind.TOKENS.value else nano
+
+
+def admits(available: int, quantity: int, *, is_hard: bool) -> bool:
+    """Decide whether *quantity* may be held: all of it must be there in a hard budget, anything in a soft one."""
+    return quantity <= available if is_hard else available > 0

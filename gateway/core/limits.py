@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from gateway.core.usage import Usage
+
 
 class Scope(Enum):
     """Whom a limit or a budget binds; the label is permanent."""
@@ -40,3 +42,17 @@ class Limit:
     metric: str
     amount: int
     is_removed: bool = False
+
+
+def counted(metric: str, usage: Usage) -> int:
+    """Give what *usage* comes to in a limit on tokens; *metric* is a label. Of the others it is one request."""
+    if metric == Metric.INPUT_TOKENS.value:
+        return usage.prompt
+    if metric == Metric.OUTPUT_TOKENS.value:
+        return usage.completion
+    return usage.total if metric == Metric.TOKENS.value else 1
+
+
+def is_rate(metric: str) -> bool:
+    """Tell whether a limit is per minute; else it is of what is under way at once."""
+    return metric != Metric.CONCURRENT.value

@@ -37,6 +37,10 @@ class Outcome(Enum):
         None,
         Fault.CLIENT,
     )  # the engine's own 4xx, intact
+    LIMITED = ("limited", 429, "rate_limit_error", "rate_limit_exceeded", Fault.GATEWAY)
+    OVER_BUDGET = ("over_budget", 429, "insufficient_quota", "insufficient_quota", Fault.CLIENT)
+    BUDGET_ENDED = ("budget_ended", 429, "insufficient_quota", "insufficient_quota", Fault.CLIENT)  # in mid-stream
+    BUDGET_UNAVAILABLE = ("budget_unavailable", 503, "service_unavailable_error", "budget_unavailable", Fault.GATEWAY)
     QUEUE_FULL = ("queue_full", 429, "rate_limit_error", "queue_full", Fault.GATEWAY)
     WAIT_TOO_LONG = ("wait_too_long", 429, "rate_limit_error", "wait_too_long", Fault.GATEWAY)
     NO_WORKER = ("no_worker", 503, "service_unavailable_error", "no_worker", Fault.GATEWAY)

@@ -1,121 +1,14 @@
 """Holds: what a request may use of limits and budgets, taken before it starts and settled when it is billed."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.core.holds import Ask, Base, BudgetAsk, Standings
 from gateway.core.usage import Usage
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitAsk:
-    """
-    What a request asks of one declared limit: *quantity* of *metric*, of which *amount* is allowed.
-
-    *tenant* is whose keys in a store it is under, empty for the limit of a model; the rest is as in core/limits.py.
-    """
-
-    id: str
-    scope: str
-    subject: str
-    tenant: str
-    model: str
-    metric: str
-    amount: int
-    quantity: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetAsk:
-    """
-    What a request asks of one account: *quantity* of its *amount*, in nano-units, or in tokens if *kind* is TOKENS.
-
-    *account* names a budget's period (`core/periods.account`), which ends at *ends_ms* (None: never). A hard one must
-    be able to take all of *quantity*; a soft one takes it if it has anything left.
-    """
-
-    id: str
-    account: str
-    scope: str
-    subject: str
-    tenant: str
-    model: str
-    kind: str
-    currency: str
-    amount: int
-    ends_ms: int | None
-    is_hard: bool
-    quantity: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """All that binds one request. *id* is the request's, or the job's whose run it is: one hold per id and owner."""
-
-    id: str
-    tenant: str
-    limits: tuple[LimitAsk, ...] = ()
-    budgets: tuple[BudgetAsk, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LimitStanding:
-    """
-    How a limit stands: *used* of its amount in the last 60 s, or at once. *clears_in_s* is when all of it is free.
-
-    *used* may exceed the amount: answers that were longer than foreseen are a debt that time pays.
-    """
-
-    ask: LimitAsk
-    used: int
-    clears_in_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetStanding:
-    """
-    How an account stands: *spent* according to the Journal, *unshipped* settled since, *held* by what is under way.
-
-    The last two are sums over all gateways. What a prepaid account has left is `amount - spent`: what was paid in
-    counts as negative spending.
-    """
-
-    ask: BudgetAsk
-    spent: int
-    unshipped: int
-    held: int
-
-    @property
-    def available(self) -> int:
-        """What is neither spent nor held; negative if a soft budget was passed."""
-        return self.ask.amount - self.spent - self.unshipped - self.held
-
-
-@dataclass(frozen=True, slots=True)
-class Standings:
-    """How everything stands that was asked about, in its order. *is_shared* tells whether all gateways are in it."""
-
-    limits: tuple[LimitStanding, ...] = ()
-    budgets: tuple[BudgetStanding, ...] = ()
-    is_shared: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """
-    What the Journal says that *account* has spent. *version* grows with every transaction that changes it.
-
-    Of two the one with the larger version counts. A prepaid account's is what was spent less what was paid in.
-    """
-
-    account: str
-    version: int
-    spent: int
-
-
-# Reads the bases of accounts from the Journal, in their order; an account that nothing was spent of has version 0.
-# Bounded in time; raises StoreUnavailable.
-ReadBases = Callable[[Sequence[str]], Awaitable[Sequence[Base]]]
+# Reads from the Journal the bases of the accounts that are asked about, in their order; an account that nothing was
+# spent of has version 0. Bounded in time; raises StoreUnavailable.
+ReadBases = Callable[[Sequence[BudgetAsk]], Awaitable[Sequence[Base]]]
 
 
 class Holds(Protocol):
@@ -153,27 +46,29 @@ class Holds(Protocol):
         hard budget is refused: Refused(BUDGET_UNAVAILABLE), Retry-After 5. Never raises StoreUnavailable.
         """
 
-    def extend(self, request_id: str, nano: int, tokens: int) -> None:
+    def extend(self, request_id: str, nano: int, tokens: int) -> bool:
         """
         Have a request that is under way hold at least so much of its accounts: *nano* of money, *tokens* of others.
 
-        Absolute, so repeating it changes nothing; never less than before. Never blocks, never refuses: for soft
-        budgets, whose streams take slice by slice. Unknown ids are ignored.
+        For streams on soft budgets, which take slice by slice. False: an account has nothing left, nothing more is
+        held, the stream must end. That is known from the last call (150 ms after the last slice), so a stream passes
+        its budget by one slice at most. Absolute, so repeating it changes nothing; never less than before. Never
+        blocks. An id without a hold may go on.
         """
 
     def settle(self, request_id: str, usage: Usage, nano: int, budgets: Sequence[BudgetAsk] = ()) -> None:
         """
         End a hold with what is billed: *usage* and its cost in *nano*. What was held beyond it is free at once.
 
-        Token limits are corrected to what came of the estimate, later debts included; without any tokens the request
-        cost nothing, in limits too. What was spent counts here until `post` says that the Journal has it. Idempotent
-        by *request_id*, as long as it is not posted. Never blocks: the store hears of it with the next call (150 ms).
+        Token limits are corrected to what came of the estimate. What was spent counts here until `post` says that the
+        Journal has it. Idempotent by *request_id*, as long as it is not posted. Never blocks: the store hears of it
+        with the next call (150 ms). A correction of a rate that is lost with its call is not repeated.
 
         An id without a hold here (a job's that ran elsewhere and is closed here) is spent of *budgets* all the same.
         """
 
     def release(self, request_id: str) -> None:
-        """End a hold as if it had never been: the request was not answered. Idempotent; a settled one stays settled."""
+        """End a hold as if it had never been, in limits too: it was not answered. Idempotent; what is settled stays."""
 
     async def post(self, bases: Sequence[Base], shipped: Collection[str]) -> None:
         """
@@ -186,9 +81,9 @@ class Holds(Protocol):
         store: while it is away, the newest are kept and told when it is back.
         """
 
-    async def forget(self, owner: str) -> None:
+    async def forget(self, owner: str, tenants: Collection[str]) -> None:
         """
-        Drop all sums of a dead *owner*: its spool has been shipped to its end, so the bases have them.
+        Drop all sums of a dead *owner*: its spool, with events of *tenants*, has been shipped, so the bases have them.
 
         To be called after the `post` of its last events. Idempotent. While the store is away it is noted for later.
         """
