@@ -7,11 +7,29 @@ may add up first and rate then, over any split of a period; rounding comes last 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from gateway.core.directory import ServiceClass
 from gateway.core.money import round_to_nano
 from gateway.core.prices import FACTOR_ONE, PriceVersion, Unit
 from gateway.core.usage import MeterEvent
+
+
+class Counted(Protocol):
+    """What has the quantities of an event, or of many."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def reasoning_tokens(self) -> int: ...
+    @property
+    def images(self) -> int: ...
+    @property
+    def audio_ms(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +55,15 @@ class Rated:
     cost_nano: int | None
 
 
-def quantities(event: MeterEvent) -> dict[Unit, int]:
-    """Give what an event counted, by unit, without those of which there is nothing."""
+def quantities(of: Counted) -> dict[Unit, int]:
+    """Give what an event, or a sum of events, counted, by unit, without those of which there is nothing."""
     counted = {
-        Unit.INPUT: event.prompt_tokens - event.cached_tokens,
-        Unit.CACHED_INPUT: event.cached_tokens,
-        Unit.OUTPUT: event.completion_tokens - event.reasoning_tokens,
-        Unit.REASONING: event.reasoning_tokens,
-        Unit.IMAGE: event.images,
-        Unit.AUDIO: event.audio_ms,
+        Unit.INPUT: of.prompt_tokens - of.cached_tokens,
+        Unit.CACHED_INPUT: of.cached_tokens,
+        Unit.OUTPUT: of.completion_tokens - of.reasoning_tokens,
+        Unit.REASONING: of.reasoning_tokens,
+        Unit.IMAGE: of.images,
+        Unit.AUDIO: of.audio_ms,
     }
     return {unit: quantity for unit, quantity in counted.items() if quantity}
 
