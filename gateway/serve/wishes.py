@@ -1,5 +1,5 @@
 """
-What a caller wishes of the queue, read from its request's headers. It owns their names, forms and limits.
+What a caller wishes of the queue and the bill, read from its request's headers. It owns their names, forms, limits.
 
 Headers that people write are taken at their word or refused; those that an SDK sends by itself are used or ignored.
 """
@@ -18,6 +18,7 @@ from gateway.errors import Refused
 CLASS_HEADER = "X-Sluice-Class"
 DEADLINE_HEADER = "X-Request-Deadline-Ms"
 EVENTS_HEADER = "X-Queue-Events"
+RECEIPT_HEADER = "X-Sluice-Receipt"
 DEADLINE_MS_MAX = 86_400_000  # a day: what may take longer is no request but a job
 
 _Value = TypeVar("_Value")
@@ -36,10 +37,18 @@ class QueueEvents(Enum):
     EVENTS = "events"
 
 
+class Receipt(Enum):
+    """Whether a receipt comes with the answer; of a stream as a comment, or as a chunk that an SDK passes on."""
+
+    NONE = "false"
+    COMMENT = "true"
+    CHUNK = "chunk"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """
-    What a caller wishes of the queue, checked and complete.
+    What a caller wishes of the queue and the bill, checked and complete.
 
     *wait_s_max* counts from the request's arrival to its first byte; None leaves it to the class. *is_old_go* marks an
     SDK that breaks on the blank line after a comment.
@@ -49,9 +58,11 @@ class Wishes:
     wait_s_max: float | None = None
     events: QueueEvents = QueueEvents.COMMENTS
     is_old_go: bool = False
+    receipt: Receipt = Receipt.NONE
 
 
 _EVENTS = {events.value: events for events in QueueEvents}
+_RECEIPTS = {receipt.value: receipt for receipt in Receipt}
 
 
 def read_wishes(headers: dict[bytes, bytes], most_urgent: ServiceClass) -> Wishes:
@@ -65,6 +76,7 @@ def read_wishes(headers: dict[bytes, bytes], most_urgent: ServiceClass) -> Wishe
         wait_s_max=_wait_s_max(headers),
         events=_one_of(headers, EVENTS_HEADER, _EVENTS) or QueueEvents.COMMENTS,
         is_old_go=_is_old_go(headers.get(b"user-agent", b"")),
+        receipt=_one_of(headers, RECEIPT_HEADER, _RECEIPTS) or Receipt.NONE,
     )
 
 
