@@ -72,6 +72,21 @@ def days(from_ms: int, to_ms: int, zone: ZoneInfo) -> Iterator[tuple[date, int, 
         day = after
 
 
+def hours(from_ms: int, to_ms: int, zone: ZoneInfo) -> Iterator[tuple[datetime, int, int]]:
+    """
+    Cut an interval where *zone*'s clocks show a full hour: each hour's beginning with its part of the interval.
+
+    An hour that clocks skip or repeat in part is as long as they showed it.
+    """
+    start = from_ms
+    while start < to_ms:
+        shown = local_time(start, zone)
+        hour = shown.replace(minute=0, second=0, microsecond=0)
+        end = min(to_ms, start + (hour + timedelta(hours=1) - shown) // timedelta(milliseconds=1))
+        yield hour, start, end
+        start = end
+
+
 def local_time(at_ms: int, zone: ZoneInfo) -> datetime:
     """Give an instant as *zone*'s clocks show it."""
     return (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(zone)

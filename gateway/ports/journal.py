@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.core.prices import PriceVersion
 from gateway.core.rating import Rated
+from gateway.core.statement import UsageSum
 from gateway.core.usage import MeterEvent, Usage
 
 
@@ -103,26 +105,6 @@ class Journal(Protocol):
         """Write engine readings in one transaction; replaying one changes nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageSum:
-    """
-    Sums over events that agree in tenant, key and model, as far as these were asked for, and in outcome and flag.
-
-    What was not asked for is empty.
-    """
-
-    tenant: str = ""
-    key: str = ""
-    model: str = ""
-    outcome: str
-    flag: str
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerUsage:
     """What events say one worker did; *undelivered_tokens* are completion tokens that nobody was billed for."""
@@ -141,9 +123,26 @@ class JournalReader(Protocol):
     """
 
     def usage(
-        self, from_ms: int, to_ms: int, by: Collection[str] = (), tenant: str | None = None
+        self, from_ms: int, to_ms: int, by: Collection[str] = (), *, tenant: str | None = None, key: str | None = None
     ) -> Sequence[UsageSum]:
-        """Sum the events that arrived in the interval by any of tenant, key, model; only *tenant*'s if given."""
+        """
+        Sum the events that arrived in the interval by any of tenant, project, key, model, pool.
+
+        Only *tenant*'s, or only those of *key*, if given. A model that there is not counts as no model.
+        """
+
+    def usage_of_parts(
+        self,
+        parts: Sequence[tuple[int, int]],
+        by: Collection[str] = (),
+        *,
+        tenant: str | None = None,
+        key: str | None = None,
+    ) -> Sequence[Sequence[UsageSum]]:
+        """Do the same for each of many intervals, in one transaction."""
+
+    def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
+        """Give the price versions with these ids, as far as there are any."""
 
     def usage_by_worker(self, from_ms: int, to_ms: int, worker: str | None = None) -> Mapping[str, WorkerUsage]:
         """Sum the events that ended in the interval by worker; only *worker*'s if given. Denials are not in it."""

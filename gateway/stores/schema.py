@@ -177,6 +177,7 @@ def _rollup(name: str) -> Table:
         Column("at_ms", BigInteger, primary_key=True, autoincrement=False),  # where the hour or day (UTC) begins
         Column("line", Uuid(as_uuid=False), primary_key=True),
         *(Column(measure, BigInteger, nullable=False) for measure in USAGE_MEASURES),
+        Index(None, "line", "at_ms"),
         sqlite_with_rowid=False,
     )
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from sqlalchemy import Table, func, select
 
+from gateway.core.prices import PriceVersion
+from gateway.core.statement import UsageSum
 from gateway.core.usage import MeterEvent
-from gateway.ports.journal import Appended, EngineReading, UsageSum, WorkerUsage
+from gateway.ports.journal import Appended, EngineReading, WorkerUsage
 from gateway.stores.database import Database
-from gateway.stores.schema import engine_readings, meter_events, tenants
-from gateway.stores.sql_ledger import Ledger
-
-_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+from gateway.stores.schema import engine_readings, meter_events, tenants, usage_lines
+from gateway.stores.sql_ledger import Ledger, read_prices
+from gateway.stores.sql_reader import UsageQuestion, read_usage
 
 
 class SqlJournal:
@@ -29,20 +30,25 @@ class SqlJournal:
         self._insert_new(engine_readings, [asdict(reading) for reading in readings])
 
     def usage(
-        self, from_ms: int, to_ms: int, by: Collection[str] = (), tenant: str | None = None
+        self, from_ms: int, to_ms: int, by: Collection[str] = (), *, tenant: str | None = None, key: str | None = None
     ) -> Sequence[UsageSum]:
-        at = meter_events.c.arrived_ms
-        groups = [meter_events.c[name] for name in ("tenant", "key", "model") if name in by]
-        groups += [meter_events.c.outcome, meter_events.c.flag]
-        query = (
-            select(*groups, func.count().label("requests"), *map(_sum, _TOKENS))
-            .where(from_ms <= at, at < to_ms)
-            .group_by(*groups)
-        )
-        if tenant is not None:
-            query = query.where(meter_events.c.tenant == tenant)
+        return self.usage_of_parts([(from_ms, to_ms)], by, tenant=tenant, key=key)[0]
+
+    def usage_of_parts(
+        self,
+        parts: Sequence[tuple[int, int]],
+        by: Collection[str] = (),
+        *,
+        tenant: str | None = None,
+        key: str | None = None,
+    ) -> Sequence[Sequence[UsageSum]]:
+        question = UsageQuestion(by=by, tenant=tenant, key=key)
         with self._database.reading() as connection:
-            return [UsageSum(**_plain(row)) for row in connection.execute(query).mappings()]
+            return [read_usage(connection, from_ms, to_ms, question) for from_ms, to_ms in parts]
+
+    def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
+        with self._database.reading() as connection:
+            return read_prices(connection, ids)
 
     def usage_by_worker(self, from_ms: int, to_ms: int, worker: str | None = None) -> Mapping[str, WorkerUsage]:
         at = meter_events.c.ended_ms
@@ -76,7 +82,7 @@ class SqlJournal:
 
     def knows_tenant(self, tenant: str) -> bool:
         declared = select(tenants.c.id).where(tenants.c.id == tenant)
-        seen = select(meter_events.c.id).where(meter_events.c.tenant == tenant).limit(1)
+        seen = select(usage_lines.c.id).where(usage_lines.c.tenant == tenant).limit(1)
         with self._database.reading() as connection:
             return any(connection.execute(query).first() for query in (declared, seen))
 
@@ -95,8 +101,3 @@ class SqlJournal:
 
 def _sum(name: str) -> Any:
     return func.coalesce(func.sum(meter_events.c[name]), 0).label(name)
-
-
-def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Give a row's values with its numbers as integers: PostgreSQL sums bigints to decimals."""
-    return {name: value if isinstance(value, str) else int(value) for name, value in row.items()}

@@ -73,10 +73,15 @@ class Ledger:
     def _prices_of(self, connection: Connection, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         """Give the versions with these ids, as far as there are any. One that an event names is immutable."""
         if missing := [identity for identity in ids if identity not in self._prices]:
-            query = select(*(prices.c[name] for name in PRICE_FIELDS)).where(prices.c.id.in_(missing))
-            found = [price_from_row(**row) for row in connection.execute(query).mappings()]
-            self._prices.update((version.id, version) for version in found)
+            self._prices.update(read_prices(connection, missing))
         return self._prices
+
+
+def read_prices(connection: Connection, ids: Collection[str]) -> Mapping[str, PriceVersion]:
+    """Give the versions with these ids, as far as there are any."""
+    query = select(*(prices.c[name] for name in PRICE_FIELDS)).where(prices.c.id.in_(ids))
+    found = [price_from_row(**row) for row in connection.execute(query).mappings()]
+    return {version.id: version for version in found}
 
 
 def _insert_new(connection: Connection, events: Sequence[Rated]) -> list[Rated]:

@@ -14,11 +14,11 @@ from functools import cache
 from sqlalchemy import Connection
 
 from gateway.core.rating import Rated
+from gateway.core.statement import UNRATED
 from gateway.stores.schema import LINE_TEXTS, USAGE_MEASURES, usage_days, usage_hours, usage_lines
 from gateway.stores.sql_bulk import insert_rows
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-UNRATED = -1  # the tier of what has no price
 
 Line = tuple[str | int, ...]  # the values of LINE_TEXTS, then the tier
 _Sums = dict[tuple[int, str], list[int]]

@@ -20,6 +20,7 @@ from gateway.stores.database import Database
 from gateway.stores.schema import meter_events, migrate
 from gateway.stores.sql import SqlJournal
 from tests.meter_events import event
+from tests.prices import NEW, OLD
 
 GOLDEN = Path(__file__).parent / "golden"
 HOUR_MS = 3_600_000
@@ -58,7 +59,11 @@ def november():
         outcome, flag = dice.choice(flags)
         tokens = {"prompt_tokens": dice.randrange(50, 900), "cached_tokens": dice.randrange(50)}
         tokens |= {"completion_tokens": dice.randrange(900), "reasoning_tokens": 0}
-        yield event(number, outcome=outcome, flag=flag, model=dice.choice(["qwen3", "qwen3-8b"]), **tokens, **who)
+        model = dice.choice(["qwen3", "qwen3-8b"])
+        served_as = {"model": model, "service_class": "batch" if number % 5 == 0 else "standard"}
+        if who["tenant"] != "beta" or model == "qwen3":
+            served_as["price"] = "price_usd" if model == "qwen3-8b" else OLD.id if at < OLD.to_ms else NEW.id
+        yield event(number, outcome=outcome, flag=flag, **served_as, **tokens, **who)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,7 @@ def november():
         ("tenant_model", "tenant,model"),
         ("day", "day"),
         ("all", "day,tenant,key,model"),
+        ("price", "model,class,price"),
     ],
 )
 def test_a_month_is_reported_as_in_the_golden_file(journal, name, by):
@@ -95,7 +101,7 @@ def test_the_last_day_of_a_month_is_reported_to_its_last_millisecond(journal):
     end = first_moment(date(2026, 12, 1), zone)
     journal.append([event(1, arrived_ms=end - 1)])
     report = ask(journal, "2026-11-01", "2026-12-01", "Asia/Shanghai", "day")
-    assert [group for group, _ in report.rows] == [("2026-11-30",)]
+    assert [row.group for row in report.rows] == [("2026-11-30",)]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,7 @@ def test_an_event_belongs_to_the_day_that_its_zones_clocks_showed(journal, zone,
     at, _ = parse_interval(f"{at_utc}+00:00", "2030-01-01", ZoneInfo("UTC"), 0)
     journal.append([event(1, arrived_ms=at)])
     report = ask(journal, "2026-10-30", "2026-11-05", zone, "day")
-    assert [group for group, _ in report.rows] == [(day,)]
+    assert [row.group for row in report.rows] == [(day,)]
 
 
 def test_25_hours_of_traffic_make_one_day_when_clocks_go_back(journal):
@@ -122,7 +128,7 @@ def test_25_hours_of_traffic_make_one_day_when_clocks_go_back(journal):
     start = first_moment(date(2026, 10, 25), zone)
     journal.append([event(hour, arrived_ms=start + hour * HOUR_MS) for hour in range(-1, 26)])
     report = ask(journal, "2026-10-24", "2026-10-27", "Europe/Berlin", "day")
-    assert [(group[0], measures.requests) for group, measures in report.rows] == [
+    assert [(row.group[0], row.measures.requests) for row in report.rows] == [
         ("2026-10-24", 1),
         ("2026-10-25", 25),
         ("2026-10-26", 1),
@@ -145,7 +151,7 @@ def test_only_one_tenants_events_are_in_its_report(journal):
 
 def test_a_report_without_groups_has_one_row_even_when_nothing_happened(journal):
     report = ask(journal, "2023-01-01", "2024-01-01")
-    assert [(group, measures.requests) for group, measures in report.rows] == [((), 0)]
+    assert [(row.group, row.measures.requests) for row in report.rows] == [((), 0)]
     assert ask(journal, "2023-01-01", "2024-01-01", by="tenant").rows == ()
 
 
@@ -153,7 +159,10 @@ def test_a_report_without_groups_has_one_row_even_when_nothing_happened(journal)
     ("options", "message"),
     [
         ({"tenant": "nobody"}, "no tenant 'nobody'"),
-        ({"by": "tenant,colour"}, "no group 'colour'. Group by any of tenant, key, model, day"),
+        (
+            {"by": "tenant,colour"},
+            "no group 'colour'. Group by any of tenant, project, key, model, pool, class, price, day, hour",
+        ),
         ({"zone": "Mars"}, "no time zone 'Mars'"),
         ({"start": "soon"}, "from 'soon'"),
         ({"end": "2022-01-01"}, "half-open"),

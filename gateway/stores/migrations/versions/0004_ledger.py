@@ -129,7 +129,7 @@ def _create_lines() -> sa.Table:
 def _create_rollup(name: str, *, is_postgresql: bool) -> sa.Table:
     # SQLite makes an inexact float of a sum that has no room in 64 bits; PostgreSQL refuses it by itself.
     whole = " AND ".join(f"typeof({measure}) = 'integer'" for measure in _MEASURES)
-    return op.create_table(
+    rollup = op.create_table(
         name,
         _big("at_ms"),
         sa.Column("line", sa.Uuid(as_uuid=False), nullable=False),
@@ -139,6 +139,8 @@ def _create_rollup(name: str, *, is_postgresql: bool) -> sa.Table:
         sqlite_with_rowid=False,
         postgresql_with={"fillfactor": 70},  # room for a row's next version beside it: its index stays as it is
     )
+    op.create_index(op.f(f"ix_{name}_line_at_ms"), name, ["line", "at_ms"])
+    return rollup
 
 
 def _fill(
