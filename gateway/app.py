@@ -44,6 +44,7 @@ from gateway.stores.directory import DirectoryFollower
 from gateway.stores.memory import MemoryQueue
 from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.objects import FileObjects
+from gateway.stores.open_shipper import OpenShipper
 from gateway.stores.redis import RedisQueue
 from gateway.stores.redis_client import connect
 from gateway.stores.redis_jobs import JobTimes, RedisJobs
@@ -51,8 +52,11 @@ from gateway.stores.redis_roster import RedisRoster
 from gateway.stores.schema import check_schema
 from gateway.stores.shipper import Shipper
 from gateway.stores.spool import FileSpool
+from gateway.stores.spool_metrics import watch_spool
 from gateway.stores.sql import SqlJournal
 from gateway.stores.sql_directory import SqlDirectory
+from gateway.stores.sql_open import SqlOpenRequests
+from gateway.stores.sql_work import SqlWork
 from gateway.telemetry.metrics import Metrics
 
 HOUSEKEEPING_S = 0.25  # how often slots are counted anew and idle connections are swept
@@ -83,14 +87,13 @@ class Gateway:
             self._redis = connect(settings.redis_url)
         self._database = Database(settings.sql_url, timeout_s=settings.database_timeout_s)
         self._journal = SqlJournal(self._database)
+        self._work = SqlWork(self._database)
         self._directory = DirectoryFollower(
             SqlDirectory(self._database), settings.snapshot_path, poll_s=settings.directory_poll_s
         )
         self._roster = self._make_roster()
         self._spool = self._make_spool()
-        self._shipper = Shipper(
-            self._spool, self._journal, interval_s=settings.spool.ship_interval_s, batch=settings.spool.ship_batch
-        )
+        self._shipper = self._make_shipper()
         self._connections = ConnectionPool(
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
         )
@@ -160,9 +163,17 @@ class Gateway:
             self._settings.gateway_id,
             segment_bytes=spool.segment_bytes,
             bytes_max=spool.bytes_max,
+            free_bytes_min=spool.free_bytes_min,
             commit_interval_ms=spool.commit_interval_ms,
             now_ms=now_ms,
         )
+
+    def _make_shipper(self) -> Shipper:
+        spool = self._settings.spool
+        table = SqlOpenRequests(self._database, self._owner, lease_s=spool.open_lease_s)
+        after_s, lease_s = spool.open_ship_after_s, spool.open_lease_s
+        opens = OpenShipper(table, self._spool.requests, after_s=after_s, lease_s=lease_s, batch=spool.ship_batch)
+        return Shipper(self._spool, self._journal, opens, interval_s=spool.ship_interval_s, batch=spool.ship_batch)
 
     def _make_queue(self, pool: str) -> AdmissionQueue:
         queue = self._settings.queue
@@ -232,7 +243,7 @@ class Gateway:
         agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
         planes = {
             "/admin/": control_app(SqlDirectory(self._database), self._roster, settings.admin_token),
-            "/finance/": finance_app(self._journal, settings.admin_token, settings.zone),
+            "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }
         health = Health(self._components, self._metrics)
         return Edge(plane, self._lane.jobs, agents, health, planes, now_ms, settings.body_bytes_max)
@@ -241,9 +252,15 @@ class Gateway:
         """Say how each part is doing, for /readyz. Reads memory only."""
         shipper, beats = self._shipper, self._roster.beats()
         ready = sum(beat.state.value == "ready" for beat in beats)
-        backlog = {"backlog_events": shipper.backlog_events, "backlog_age_s": round(shipper.backlog_age_s, 1)}
+        spool = {
+            "state": self._spool.state.value,
+            "backlog_events": shipper.backlog_events,
+            "backlog_age_s": round(shipper.backlog_age_s, 1),
+            "disk_free_bytes": self._spool.disk_free_bytes,
+            "quarantined_segments": shipper.quarantined_segments,
+        }
         parts = {
-            "spool": Component(self._spool.is_writable, True, backlog),
+            "spool": Component(self._spool.is_writable, True, spool),
             "database": Component(shipper.is_shipping and self._directory.is_fresh, False, {}),
             "directory": Component(
                 self._directory.snapshot.version > 0, True, {"version": self._directory.snapshot.version}
@@ -261,15 +278,13 @@ class Gateway:
 
     def _watch(self) -> None:
         """Show as gauges what only this file can see."""
-        watch, shipper = self._metrics.watch, self._shipper
+        watch_spool(self._metrics, self._spool, self._shipper)
+        watch = self._metrics.watch
         watch("sluice_queue_waiting_requests", "Waiting, all gateways.", "pool", lambda: self._occupied("waiting"))
         watch(
             "sluice_queue_in_flight_requests", "In flight, all gateways.", "pool", lambda: self._occupied("in_flight")
         )
         watch("sluice_queue_slots", "Slots of the ready workers.", "pool", lambda: self._occupied("slots"))
-        watch("sluice_spool_backlog_events", "Not yet in the Journal.", None, lambda: {"": shipper.backlog_events})
-        watch("sluice_spool_backlog_age_seconds", "Age of the oldest.", None, lambda: {"": shipper.backlog_age_s})
-        watch("sluice_spool_writable", "1 if the spool takes events.", None, lambda: {"": self._spool.is_writable})
         watch("sluice_database_up", "1 if SQL answers.", None, lambda: {"": self._components()["database"].is_ok})
         watch("sluice_jobs_waiting", "Jobs that nobody runs yet, all gateways.", "pool", self._lane.waiting)
         watch("sluice_workers_ready", "Ready workers.", "pool", self._ready_workers)

@@ -20,8 +20,10 @@ VERBS = {
     "tenants": "gateway.commands.tenants:app",
     "keys": "gateway.commands.keys:app",
     "models": "gateway.commands.models:app",
+    "prices": "gateway.commands.prices:app",
     "report": "gateway.commands.report:app",
     "reconcile": "gateway.commands.reconcile:reconcile",
+    "spool": "gateway.commands.spool:app",
     "plan": "gateway.commands.plan:plan",
     "drill": "gateway.commands.drill.burst:app",
 }

@@ -89,10 +89,19 @@ class SpoolSettings(_Section):
     )
     segment_bytes: int = Field(8 << 20, ge=4096, description="A segment file is closed at this size.")
     bytes_max: int = Field(2 << 30, ge=1 << 20, description="Above this no request is admitted until it shrinks.")
+    free_bytes_min: int = Field(
+        256 << 20, ge=0, description="With less of its disk free no request is admitted: it is for those under way."
+    )
     progress_tokens: int = Field(256, ge=1, description="An open stream notes its usage every so many tokens …")
     progress_s: float = Field(5.0, gt=0, description="… or seconds: what a crash may cost of it.")
     ship_interval_s: float = Field(0.5, gt=0, description="How often closed events go into SQL.")
     ship_batch: int = Field(1000, ge=1, description="The most events of one transaction.")
+    open_ship_after_s: float = Field(
+        10.0, gt=0, description="A request that is open for longer is written to SQL, lest this disk be lost."
+    )
+    open_lease_s: float = Field(
+        3600.0, ge=60, description="One that its gateway did not renew for so long is settled by any other."
+    )
 
 
 class JobSettings(_Section):

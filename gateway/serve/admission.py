@@ -109,7 +109,7 @@ class Admission:
         finally:
             del self._waiting[record.id]
         record.granted_ms = self._now_ms()
-        record.queue_ms = record.granted_ms - ticket.arrived_ms
+        record.queue_ms = max(0, record.granted_ms - ticket.arrived_ms)  # the clock may have been set back
         return place
 
     async def _place(self, stack: AsyncExitStack, line: PoolLine, ticket: Ticket, record: MeterRecord) -> WorkerPlace:

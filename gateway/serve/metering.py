@@ -172,6 +172,7 @@ class MeterRecord:
                     self._event(Outcome.INTERRUPTED, Outcome.INTERRUPTED.status, Flag.INTERRUPTED)
                 )
             except StoreUnavailable as error:
+                self._attempts, self._worker = 0, ""  # no worker sees it: a note will do, which spares the disk
                 raise _unrecordable(error) from error
         return self._call.id
 
@@ -264,9 +265,9 @@ class MeterRecord:
             is_stream=request.is_stream if request else False,
             attempts=self._attempts,
             arrived_ms=call.arrived_ms,
-            ended_ms=self._metering.now_ms(),
+            ended_ms=max(call.arrived_ms, self._metering.now_ms()),  # the clock may have been set back
             queue_ms=self.queue_ms,
-            ttft_ms=None if first_ms is None else first_ms - call.arrived_ms,
+            ttft_ms=None if first_ms is None else max(0, first_ms - call.arrived_ms),
             prompt_tokens=self.delivered.prompt,
             cached_tokens=self.delivered.cached,
             completion_tokens=self.delivered.completion,

@@ -167,7 +167,7 @@ class Shipper:
         await self._ship_opens()
         while segment := backlog.oldest():
             if segment.spilled:
-                backlog.restore(segment, await self._in_thread(self._spool.read_closed, segment))
+                backlog.restore(segment, await self._in_thread(self._spool.read_closed, segment, backlog.open_ids))
             events = list(islice(segment.closed, self._batch))
             await self._append(events)
             if self.opens:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +23,15 @@ from gateway.errors import StoreUnavailable
 from gateway.stores.spool_backlog import Backlog, Segment
 from gateway.stores.spool_format import Closed, encode_close, encode_open, encode_progress, scan
 from gateway.stores.spool_open import OpenRequests
-from gateway.stores.spool_writer import SegmentWriter, free_bytes, keep_aside, make_locked_folder, segment_path
+from gateway.stores.spool_recovery import settle_lost
+from gateway.stores.spool_writer import (
+    SEGMENT_SUFFIX,
+    SegmentWriter,
+    free_bytes,
+    keep_aside,
+    make_locked_folder,
+    segment_path,
+)
 
 STORE = "spool"
 IDLE_COMMIT_S = 0.005  # the longest that a record nobody waits for stays in memory
@@ -169,15 +177,22 @@ class FileSpool:
         """Give the closed events that are in memory alone, for a process that stops while its disk fails."""
         return [entry.event for entry in self._pending if entry.event]
 
-    def read_closed(self, segment: Segment) -> list[MeterEvent]:
-        """Read a sealed segment's events from its file; a damaged one is kept aside. Blocking; raises OSError."""
+    def read_closed(self, segment: Segment, still_open: Collection[str]) -> list[MeterEvent]:
+        """
+        Read a sealed segment's events from its file. Blocking; raises OSError.
+
+        A damaged one is kept aside, and requests whose CLOSE was lost in it are settled at their last progress;
+        *still_open* are the backlog's `open_ids` of a moment ago.
+        """
         path = segment_path(self.folder, segment.number)
         found = scan(path.read_bytes())
-        if found.damage or found.torn_bytes:
-            log.error("spool_segment_damaged", segment=str(path), damage=found.damage, torn_bytes=found.torn_bytes)
-            keep_aside(path)
-            self.damaged_bytes += found.damaged_bytes + found.torn_bytes
-        return [record.event for record in found.records if isinstance(record, Closed)]
+        events = [record.event for record in found.records if isinstance(record, Closed)]
+        if not (found.damage or found.torn_bytes):
+            return events
+        log.error("spool_segment_damaged", segment=str(path), damage=found.damage, torn_bytes=found.torn_bytes)
+        keep_aside(path)
+        self.damaged_bytes += found.damaged_bytes + found.torn_bytes
+        return events + settle_lost(sorted(self.folder.glob(f"*{SEGMENT_SUFFIX}")), path, still_open)
 
     def shipped(self, segment: Segment, count: int) -> None:
         """Note that the first *count* events of *segment* are in the Journal; deletes files that nobody needs now."""

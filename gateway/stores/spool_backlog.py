@@ -61,6 +61,11 @@ class Backlog:
         return sum(segment.unshipped for segment in self._segments.values())
 
     @property
+    def open_ids(self) -> frozenset[str]:
+        """The requests whose CLOSE is not durable yet."""
+        return frozenset(self._open)
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing on disk is needed any more."""
         return not self._open and self.oldest() is None

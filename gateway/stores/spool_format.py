@@ -60,8 +60,10 @@ class Scan:
     What a segment's bytes held.
 
     *damage* lists unreadable stretches as (offset, length); *torn_bytes* is an unreadable end of the kind that a write
-    cut short by a crash leaves, in which nothing was ever acknowledged.
+    cut short by a crash leaves, in which nothing was ever acknowledged. *size* is that of all.
     """
+
+    size: int = 0
 
     records: list[Record] = field(default_factory=list)
     damage: list[tuple[int, int]] = field(default_factory=list)
@@ -90,7 +92,7 @@ def encode_close(event: MeterEvent) -> bytes:
 
 def scan(data: bytes) -> Scan:
     """Read all good records of a segment, looking for the next good one after each stretch of damage."""
-    found = Scan()
+    found = Scan(len(data))
     offset = 0
     while offset < len(data):
         payload = _payload_at(data, offset)

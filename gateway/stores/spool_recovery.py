@@ -6,7 +6,7 @@ Nothing here writes to the Journal; whoever adopts a spool ships its events and 
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -139,6 +139,24 @@ def adopt(root: Path) -> list[AdoptedSpool]:
     return adopted
 
 
+def settle_lost(segments: Sequence[Path], damaged: Path, still_open: Collection[str]) -> list[MeterEvent]:
+    """
+    Settle the requests of a living spool whose CLOSE may have been in *damaged*: it is in none of *segments*.
+
+    Their OPEN is in *damaged* or before it; *still_open* are those that have not ended. One whose CLOSE was shipped, and
+    its file deleted, is settled too, which the Journal takes for the replay it is. Blocking; raises OSError.
+    """
+    unsettled: dict[str, _Unsettled] = {}
+    for path in segments:
+        for record in _records_of(path):
+            if isinstance(record, Closed):
+                unsettled.pop(record.event.id, None)
+            elif path <= damaged or not isinstance(record, Opened):
+                _follow(unsettled, record)
+    lost = (request for identity, request in unsettled.items() if identity not in still_open)
+    return [settle(request.event, request.usage, request.last_ms) for request in lost]
+
+
 def settle(opened: MeterEvent, usage: Usage, ended_ms: int) -> MeterEvent:
     """Give the final event of a request whose gateway died: what it had delivered for sure, and no more."""
     return replace(
@@ -171,6 +189,13 @@ def _larger(one: Usage, other: Usage) -> Usage:
         cached=max(one.cached, other.cached),
         reasoning=max(one.reasoning, other.reasoning),
     )
+
+
+def _records_of(path: Path) -> list[Record]:
+    try:
+        return scan(path.read_bytes()).records
+    except FileNotFoundError:
+        return []  # shipped meanwhile
 
 
 def _count_events(path: Path) -> int:

@@ -8,7 +8,7 @@ are counted in the Journal, not here.
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.core.usage import MeterEvent
@@ -106,6 +106,10 @@ class Metrics:
         """Show gauges whose values are read at scrape time: one a label value, or one for the label None under ''."""
         self.registry.register(_Watched(name, text, label, read))
 
+    def watch_count(self, name: str, text: str, read: Callable[[], int]) -> None:
+        """Show a counter that somebody else counts, read at scrape time; `_total` is added to its name."""
+        self.registry.register(_WatchedCount(name, text, read))
+
     def render(self) -> bytes:
         """Give the text that Prometheus scrapes."""
         return generate_latest(self.registry)
@@ -126,3 +130,16 @@ class _Watched(Collector):
 
     def describe(self) -> list[GaugeMetricFamily]:
         return [GaugeMetricFamily(self._name, self._text, labels=self._labels)]
+
+
+class _WatchedCount(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> list[Metric]:
+        return [CounterMetricFamily(self._name, self._text, self._read())]
+
+    def describe(self) -> list[Metric]:
+        return [CounterMetricFamily(self._name, self._text)]

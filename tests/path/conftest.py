@@ -60,7 +60,8 @@ def start_path(tmp_path, start_sim):
     @asynccontextmanager
     async def start(count=2, engine=None, **options):
         engines = [await start_sim(**(engine or {})) for _ in range(count)]
-        settings = load_settings({}, home=tmp_path, spool={"ship_interval_s": 0.02}, roster={"lease_s": 600}, **options)
+        options = {"spool": {"ship_interval_s": 0.02}, "roster": {"lease_s": 600}, **options}
+        settings = load_settings({}, home=tmp_path, **options)
         key = _declare(settings)
         gateway = Gateway(settings)
         await gateway.start()

@@ -1,0 +1,26 @@
+"""A request meets a gateway whose spool's disk is nearly full."""
+
+import httpx
+
+from tests.waiting import until
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "river"}], "max_tokens": 2}
+
+
+async def test_a_client_and_readiness_are_told_that_the_disk_has_no_room(start_path):
+    async with start_path(count=1, spool={"ship_interval_s": 0.02, "free_bytes_min": 1 << 60}) as path:
+        headers = {"authorization": f"Bearer {path.key}"}
+        async with httpx.AsyncClient(base_url=path.url, headers=headers) as client:
+            refused = await client.post("/v1/chat/completions", json=BODY)
+            ready = await client.get("/readyz")
+            metrics = (await client.get("/metrics")).text
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "spool_unavailable")
+        assert "bytes free, less than" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"] == "5"
+        assert await path.engines[0].journal() == []
+        spool = ready.json()["components"]["spool"]
+        assert (ready.status_code, spool["ok"], spool["state"]) == (503, False, "disk_low")
+        assert spool["disk_free_bytes"] > 0
+        assert "sluice_spool_writable 0.0" in metrics
+        assert "sluice_spool_notes_dropped_total 1.0" in metrics
+        await until(lambda: "0 in flight, 0 waiting" in path.queue)
