@@ -56,7 +56,6 @@ from gateway.stores.spool_metrics import watch_spool
 from gateway.stores.sql import SqlJournal
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_open import SqlOpenRequests
-from gateway.stores.sql_work import SqlWork
 from gateway.telemetry.metrics import Metrics
 
 HOUSEKEEPING_S = 0.25  # how often slots are counted anew and idle connections are swept
@@ -87,7 +86,6 @@ class Gateway:
             self._redis = connect(settings.redis_url)
         self._database = Database(settings.sql_url, timeout_s=settings.database_timeout_s)
         self._journal = SqlJournal(self._database)
-        self._work = SqlWork(self._database)
         self._directory = DirectoryFollower(
             SqlDirectory(self._database), settings.snapshot_path, poll_s=settings.directory_poll_s
         )
@@ -243,7 +241,7 @@ class Gateway:
         agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
         planes = {
             "/admin/": control_app(SqlDirectory(self._database), self._roster, settings.admin_token),
-            "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
+            "/finance/": finance_app(self._journal, settings.admin_token, settings.zone),
         }
         health = Health(self._components, self._metrics)
         return Edge(plane, self._lane.jobs, agents, health, planes, now_ms, settings.body_bytes_max)
