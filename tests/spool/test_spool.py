@@ -207,6 +207,22 @@ async def test_a_spool_that_was_not_shipped_stays_for_the_next_start(root):
     assert on_disk(spool) == [Closed(event(1))]
 
 
+async def test_a_clock_that_steps_back_and_forth_breaks_nothing(root):
+    """Times in records are for people; order, ages and what counts do not rest on them."""
+    clock = iter([1 << 41, 5, 1 << 42, 0, 7] * 100)
+    spool = FileSpool(root, "g1", segment_bytes=4096, now_ms=lambda: next(clock))
+    for number in range(20):
+        spool.open(opened(number))
+        spool.progress(opened(number).id, Usage(10, 3))
+        spool.progress(opened(number).id, Usage(10, 4))
+    await spool.flush()
+    assert {request.usage for request in spool.requests.due(1e12, after_s=0, renew_s=1)} == {Usage(10, 4)}
+    await asyncio.gather(*(spool.close(event(number, ended_ms=number % 2)) for number in range(20)))
+    await ship_all(spool)
+    assert (spool.backlog.is_settled, len(spool.requests)) == (True, 0)
+    await spool.aclose()
+
+
 async def test_the_state_can_be_read_off_its_repr(spool):
     spool.open(opened(1))
     await spool.close(event(2))
