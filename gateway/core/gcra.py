@@ -29,6 +29,11 @@ def burst(amount: int) -> float:
     return max(1.0, amount / WINDOW_S * BURST_S)
 
 
+def rate_s(amount: int) -> float:
+    """Give what drains in a second; of nothing allowed, what is owed drains as of one."""
+    return max(1, amount) / WINDOW_S
+
+
 @dataclass(slots=True)
 class Rate:
     """
@@ -48,7 +53,7 @@ class Rate:
         if quantity > amount:
             return inf
         over = self.level_at(amount, now_s) + quantity - max(burst(amount), quantity)
-        return max(0.0, over * WINDOW_S / amount, self._window_wait_s(amount - quantity, now_s))
+        return max(0.0, over / rate_s(amount), self._window_wait_s(amount - quantity, now_s))
 
     def take(self, amount: int, quantity: int, now_s: float) -> None:
         """Take *quantity* now."""
@@ -72,7 +77,7 @@ class Rate:
     def clears_in_s(self, amount: int, now_s: float) -> float:
         """Tell in how many seconds nothing is left of all that was taken."""
         newest = max((second for second, taken in self._window(now_s).items() if taken), default=-inf)
-        return max(0.0, newest + 1 + WINDOW_S - now_s, self.level_at(amount, now_s) * WINDOW_S / amount)
+        return max(0.0, newest + 1 + WINDOW_S - now_s, self.level_at(amount, now_s) / rate_s(amount))
 
     def is_idle(self, now_s: float) -> bool:
         """Tell whether it is as if nothing had ever been taken."""
@@ -82,7 +87,7 @@ class Rate:
         """Give the bucket's level."""
         if self.at_s > now_s + WINDOW_S:
             return 0.0
-        return max(0.0, self.level - max(0.0, now_s - self.at_s) * amount / WINDOW_S)
+        return max(0.0, self.level - max(0.0, now_s - self.at_s) * rate_s(amount))
 
     def _window(self, now_s: float) -> dict[int, int]:
         first, last = floor(now_s) - WINDOW_S, floor(now_s) + WINDOW_S

@@ -1,6 +1,8 @@
 """Bases of accounts that this process has not heard of yet: read from the Journal, each once at a time."""
 
 import asyncio
+from collections.abc import Sequence
+from math import inf
 
 import structlog
 
@@ -8,7 +10,7 @@ from gateway.core.hold_refusals import budget_unavailable
 from gateway.core.holds import Ask, BudgetAsk
 from gateway.errors import StoreUnavailable
 from gateway.ports.holds import ReadBases
-from gateway.stores.hold_sums import OwnSums
+from gateway.stores.hold_sums import BASES_MAX, OwnSums
 
 log = structlog.get_logger()
 
@@ -20,27 +22,39 @@ class BaseReading:
         self._sums = sums
         self._read = read
         self._one = asyncio.Lock()
+        self._read_s: dict[str, float] = {}
 
     def lacks(self, ask: Ask) -> bool:
         """Tell whether the base of an account of *ask* is not known here."""
         return any(budget.account not in self._sums.bases for budget in ask.budgets)
 
-    async def make_known(self, ask: Ask, *, anew: bool = False) -> None:
+    async def make_known(self, ask: Ask, since_s: float = -inf) -> None:
         """
-        Read the bases of *ask* that are not known, or all of them *anew*.
+        Read the bases of *ask* that are not known, or were last read before *since_s* of the loop's time.
 
         Raises Refused(BUDGET_UNAVAILABLE) for a hard budget if the Journal does not answer; a soft one goes on.
         """
         async with self._one:
-            wanted = [budget for budget in ask.budgets if anew or budget.account not in self._sums.bases]
+            wanted = [budget for budget in ask.budgets if self._is_wanted(budget, since_s)]
             if not wanted:
                 return
+            began_s = asyncio.get_running_loop().time()
             try:
                 self._sums.learn(await self._read(wanted))
+                self._note_read(wanted, began_s)
             except StoreUnavailable as error:
                 log.warning("budget_base_unknown", accounts=len(wanted), reason=str(error))
                 if hard := hard_budgets(ask):
                     raise budget_unavailable(hard, "the Journal does not answer") from error
+
+    def _is_wanted(self, budget: BudgetAsk, since_s: float) -> bool:
+        is_known = budget.account in self._sums.bases
+        return not is_known or self._read_s.get(budget.account, -inf) < since_s
+
+    def _note_read(self, budgets: Sequence[BudgetAsk], at_s: float) -> None:
+        if len(self._read_s) > BASES_MAX:
+            self._read_s.clear()
+        self._read_s.update({budget.account: at_s for budget in budgets})
 
 
 def hard_budgets(ask: Ask) -> list[BudgetAsk]:

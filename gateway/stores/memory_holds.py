@@ -163,4 +163,4 @@ class MemoryHolds:
 
 
 def _share(amount: int, share: int) -> int:
-    return max(1, amount // share)
+    return min(amount, max(1, amount // share))
