@@ -17,6 +17,9 @@ class Spool(Protocol):
     `progress` and `note` are buffered and never block; they become durable with the next group commit (≤ 5 ms later).
     """
 
+    def check(self) -> None:
+        """Raise StoreUnavailable, saying why, if no request may be dispatched now: one need not wait in line then."""
+
     def open(self, event: MeterEvent) -> Awaitable[None]:
         """
         Note at dispatch that *event*'s request may cost something; usage and ending are still empty in it.

@@ -83,11 +83,13 @@ class Admission:
         """
         Hold a slot of the model's pool, and a place on one of its workers, while the block runs; wait for both.
 
-        Raises Refused: QUEUE_FULL, WAIT_TOO_LONG, NO_WORKER if no worker came within the class's limit, DRAINING.
+        Raises Refused: QUEUE_FULL, WAIT_TOO_LONG, NO_WORKER if no worker came within the class's limit, DRAINING,
+        SPOOL_UNAVAILABLE at once if what it costs could not be recorded.
         """
         if self.is_draining:
             message = "This gateway is shutting down. Retry at once: another one answers."
             raise Refused(Outcome.DRAINING, message, retry_after_s=RETRY_WHEN_DRAINING_S)
+        record.check()
         line = await self._line(model.pool)
         with self._named(record) if CLIENT_ID_HEADER in record.headers else _NAMELESS:
             async with AsyncExitStack() as stack:

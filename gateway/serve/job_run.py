@@ -177,6 +177,8 @@ class _HeldEvent:
         assert self._event is not None, "a path leaves an event, however it ends"
         return self._event
 
+    def check(self) -> None: ...
+
     def open(self, event: MeterEvent) -> Awaitable[None]:  # noqa: ARG002  the port's name
         self._on_dispatch()
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()

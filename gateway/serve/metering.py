@@ -160,6 +160,13 @@ class MeterRecord:
         """Leave the event to the job that this request became: it is closed under the same id when the job ends."""
         self._is_handed_over = True
 
+    def check(self) -> None:
+        """Raise Refused if this request, were it dispatched now, could not be recorded."""
+        try:
+            self._metering.spool.check()
+        except StoreUnavailable as error:
+            raise _unrecordable(error) from error
+
     def dispatch(self, worker: WorkerView) -> str:
         """Note that *worker* is about to get the request; gives the id it sees. Raises Refused without a spool."""
         self._attempts += 1

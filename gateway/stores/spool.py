@@ -137,9 +137,12 @@ class FileSpool:
         """Whether a request may be dispatched: the last commit succeeded, and budget and disk have room."""
         return self.state is SpoolState.OK
 
-    def open(self, event: MeterEvent) -> asyncio.Future[None]:
+    def check(self) -> None:
         if (state := self.state) is not SpoolState.OK:
             raise StoreUnavailable(STORE, self._explain(state))
+
+    def open(self, event: MeterEvent) -> asyncio.Future[None]:
+        self.check()
         at_ms = self._now_ms()
         self.requests.opened(event, at_ms, time.monotonic())
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
