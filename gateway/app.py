@@ -20,6 +20,8 @@ from gateway.core.request import parse_chat
 from gateway.core.routing import slots
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
+from gateway.finance.residue import Alarm
+from gateway.finance.residue_watch import ResidueWatch, WatchRules
 from gateway.ports.queue import AdmissionQueue, Occupancy
 from gateway.serve import chat
 from gateway.serve.admission import Admission, WaitLimits
@@ -56,6 +58,7 @@ from gateway.stores.spool_metrics import watch_spool
 from gateway.stores.sql import SqlJournal
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_open import SqlOpenRequests
+from gateway.stores.sql_work import SqlWork
 from gateway.telemetry.metrics import Metrics
 
 HOUSEKEEPING_S = 0.25  # how often slots are counted anew and idle connections are swept
@@ -86,6 +89,8 @@ class Gateway:
             self._redis = connect(settings.redis_url)
         self._database = Database(settings.sql_url, timeout_s=settings.database_timeout_s)
         self._journal = SqlJournal(self._database)
+        self._work = SqlWork(self._database)
+        self._residue = ResidueWatch(self._work, self._engines, _residue_rules(settings), now_ms)
         self._directory = DirectoryFollower(
             SqlDirectory(self._database), settings.snapshot_path, poll_s=settings.directory_poll_s
         )
@@ -120,6 +125,7 @@ class Gateway:
         await self._roster.start()
         await self._waiting.start()
         await self._lane.start()
+        self._residue.start()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
     def begin_drain(self) -> None:
@@ -133,6 +139,7 @@ class Gateway:
         if self._housekeeping:
             self._housekeeping.cancel()
             await asyncio.wait({self._housekeeping})
+        await self._residue.aclose()
         await self._lane.aclose(max(0.0, self._drain_ends_s - time.monotonic()))
         await self._waiting.aclose()
         self._objects.close()
@@ -240,8 +247,10 @@ class Gateway:
         settings = self._settings
         agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
         planes = {
-            "/admin/": control_app(SqlDirectory(self._database), self._roster, settings.admin_token),
-            "/finance/": finance_app(self._journal, settings.admin_token, settings.zone),
+            "/admin/": control_app(
+                SqlDirectory(self._database), self._roster, settings.admin_token, zone=settings.zone
+            ),
+            "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }
         health = Health(self._components, self._metrics)
         return Edge(plane, self._lane.jobs, agents, health, planes, now_ms, settings.body_bytes_max)
@@ -284,6 +293,8 @@ class Gateway:
         )
         watch("sluice_queue_slots", "Slots of the ready workers.", "pool", lambda: self._occupied("slots"))
         watch("sluice_database_up", "1 if SQL answers.", None, lambda: {"": self._components()["database"].is_ok})
+        watch("sluice_reconcile_residue_tokens", "Tokens nothing explains.", "worker", self._residue.tokens)
+        watch("sluice_reconcile_residue_ratio", "Their part of the engine's.", "worker", self._residue.ratios)
         watch("sluice_jobs_waiting", "Jobs that nobody runs yet, all gateways.", "pool", self._lane.waiting)
         watch("sluice_workers_ready", "Ready workers.", "pool", self._ready_workers)
         watch("sluice_worker_credit_seqs", "Sequences a worker may have in flight.", "worker", self._credit)
@@ -299,6 +310,10 @@ class Gateway:
         for beat in self._roster.beats():
             ready[beat.pool] = ready.get(beat.pool, 0) + (beat.state.value == "ready")
         return ready
+
+    def _engines(self) -> list[tuple[str, int]]:
+        """List the engine processes that are known to run."""
+        return [(beat.worker, beat.engine_started_ms) for beat in self._roster.beats() if beat.engine_started_ms]
 
     def _credit(self) -> dict[str, float]:
         pools = {beat.pool for beat in self._roster.beats()}
@@ -324,3 +339,8 @@ class Gateway:
                 self._occupancy[pool] = await queue.occupancy()
             except StoreUnavailable as error:
                 log.warning("occupancy_unknown", pool=pool, reason=str(error))
+
+
+def _residue_rules(settings: Settings) -> WatchRules:
+    of = settings.reconcile
+    return WatchRules(of.every_s, of.window_s, of.lag_s, Alarm(of.alarm_ratio, of.alarm_tokens))

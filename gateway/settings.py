@@ -132,6 +132,18 @@ class RosterSettings(_Section):
     refresh_s: float = Field(0.2, gt=0, description="How often gateways tell one another of their workers.")
 
 
+class ReconcileSettings(_Section):
+    """The engines' counters against what was metered."""
+
+    alarm_ratio: float = Field(
+        0.001, ge=0, description="Unexplained tokens are too many above this part of what a worker's engine made …"
+    )
+    alarm_tokens: int = Field(10_000, ge=0, description="… or above this number.")
+    every_s: float = Field(60.0, gt=0, description="How often a gateway compares, for its metrics and its alarm.")
+    window_s: float = Field(3600.0, gt=0, le=86_400, description="How long the stretch is that it compares.")
+    lag_s: float = Field(600.0, ge=0, description="How long ago that ends: what began in it should have ended.")
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -161,6 +173,7 @@ class Settings(_Section):
     spool: SpoolSettings = SpoolSettings()
     roster: RosterSettings = RosterSettings()
     jobs: JobSettings = JobSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
 
     @property
     def sql_url(self) -> str:

@@ -13,6 +13,7 @@ from gateway.finance.reconcile import reconcile
 from gateway.finance.reports import UsageQuery, parse_groups, usage_report
 from gateway.planes import plane_app
 from gateway.ports.journal import JournalReader
+from gateway.ports.work import WorkReader
 
 PREFIX = "/finance/v1"
 
@@ -21,6 +22,7 @@ _Text = str | None
 
 def finance_app(
     journal: JournalReader,
+    work: WorkReader,
     token: SecretStr | None,
     zone: str = "UTC",
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -54,6 +56,6 @@ def finance_app(
     ) -> dict[str, Any]:
         named = load_zone(zone)
         from_ms, to_ms = parse_interval(start, end, named, now_ms())
-        return reconcile(journal, from_ms, to_ms, named).to_json()
+        return reconcile(work, from_ms, to_ms, named).to_json()
 
     return app

@@ -158,7 +158,7 @@ def test_reconciliation_is_printed_in_two_forms(migrated, database):
     journal = SqlJournal(database)
     journal.append([served(1, 2000), served(2, 2000, worker="unread")])
     journal.append_readings([reading(4000, 10, 25)])
-    asked = ["reconcile", "--from", "1970-01-01", "--to", "1970-01-02"]
+    asked = ["reconcile", "--from", "1970-01-01", "--to", "1970-01-02", "--alarm-ratio", "1"]
     assert json.loads(migrated(*asked, "--format", "json"))["totals"]["residue_completion_tokens"] == 5
     table = migrated(*asked)
     assert "residue" in table

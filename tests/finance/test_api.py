@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from gateway.finance.api import finance_app
 from gateway.stores.database import Database
 from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_work import SqlWork
 from tests.finance.test_reconcile import reading, served
 from tests.meter_events import event
 
@@ -18,7 +19,9 @@ TOKEN = "an-admin-token"
 
 @pytest.fixture
 def client(journal):
-    app = finance_app(journal, SecretStr(TOKEN), zone="Asia/Kolkata", now_ms=lambda: 1_700_000_100_000)
+    app = finance_app(
+        journal, SqlWork(journal._database), SecretStr(TOKEN), zone="Asia/Kolkata", now_ms=lambda: 1_700_000_100_000
+    )
     with TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         yield client
 
@@ -76,7 +79,7 @@ def test_a_wrong_question_is_a_400_in_openais_form(client, query, words):
 @pytest.mark.parametrize("journal", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])
 def test_without_the_token_nothing_is_told(journal, headers):
-    client = TestClient(finance_app(journal, SecretStr(TOKEN)), headers=headers)
+    client = TestClient(finance_app(journal, SqlWork(journal._database), SecretStr(TOKEN)), headers=headers)
     answer = client.get("/finance/v1/usage")
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -84,8 +87,10 @@ def test_without_the_token_nothing_is_told(journal, headers):
 
 
 def test_a_database_that_is_away_is_a_503():
-    away = SqlJournal(Database("postgresql://u:secret@127.0.0.1:1/x", timeout_s=1))
-    client = TestClient(finance_app(away, SecretStr(TOKEN)), headers={"Authorization": f"Bearer {TOKEN}"})
+    away = Database("postgresql://u:secret@127.0.0.1:1/x", timeout_s=1)
+    client = TestClient(
+        finance_app(SqlJournal(away), SqlWork(away), SecretStr(TOKEN)), headers={"Authorization": f"Bearer {TOKEN}"}
+    )
     answer = client.get("/finance/v1/usage")
     assert answer.status_code == 503
     assert answer.json()["error"]["type"] == "service_unavailable_error"
