@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from gateway.control import keys, models, tenants
 from gateway.control.names import NAME_CHARS_MAX
+from gateway.control.prices_api import prices_router
 from gateway.core.directory import ServiceClass
 from gateway.core.roster import Beat
 from gateway.planes import plane_app
@@ -64,13 +65,15 @@ def control_app(
     roster: Roster,
     admin_token: SecretStr | None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    zone: str = "UTC",
 ) -> FastAPI:
-    """Make the app of the control plane."""
+    """Make the app of the control plane; dates are those of *zone* unless a request names another."""
     app = plane_app("Sluice control", admin_token, "SLUICE_ADMIN_TOKEN")
     for router in (
         _tenants(directory),
         _keys(directory, now_ms),
         _models(directory, now_ms),
+        prices_router(directory, now_ms, zone),
         _workers(roster),
     ):
         app.include_router(router, prefix=PREFIX)

@@ -8,6 +8,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -30,7 +32,7 @@ from gateway.core.prices import PriceBook, PriceVersion
 from gateway.core.zones import load_zone, local_time
 from gateway.errors import InvalidInput
 
-FORMS = ("yaml", "csv", "json")
+FORM_OF_SUFFIX = MappingProxyType({".yaml": "yaml", ".yml": "yaml", ".csv": "csv", ".json": "json"})
 FILE_BYTES_MAX = 4 << 20  # some 20,000 versions
 COLUMNS = (*VERSION_FIELDS, *TIER_FIELDS)
 _TOP = ("zone", "currency", "prices")
@@ -55,6 +57,14 @@ def read_prices(content: bytes, form: str, name: str, zone: ZoneInfo) -> tuple[P
     tree = _load_json(text, name) if form == "json" else _load_yaml(text, name)
     zone, written = _read_tree(tree, name, zone)
     return tuple(read_entry(each, zone) for each in written)
+
+
+def form_of(name: str) -> str:
+    """Tell the form of a file by the end of its *name*. Raises InvalidInput."""
+    form = FORM_OF_SUFFIX.get(PurePath(name).suffix.lower())
+    if form is None:
+        raise InvalidInput(f"{name} ends in none of {', '.join(FORM_OF_SUFFIX)}. Rename it by what it holds.")
+    return form
 
 
 def write_prices(versions: Iterable[PriceVersion], form: str, zone: ZoneInfo) -> str:

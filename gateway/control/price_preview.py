@@ -7,7 +7,7 @@ Both are asked for the prices of one and the same moment, so that what is compar
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gateway.control.prices import Change, PricePlan
+from gateway.control.prices import PricePlan
 from gateway.core.money import round_to_nano
 from gateway.core.prices import PriceBook, PriceVersion
 from gateway.core.rating import charge, is_batch, quantities
@@ -63,7 +63,7 @@ class Preview:
 
 def preview_moment(plan: PricePlan, now_ms: int) -> int:
     """Give the moment when the last of the new versions has come into force; now if there are none."""
-    return max((step.version.from_ms for step in plan.steps if step.change is Change.NEW), default=now_ms)
+    return max((version.from_ms for version in plan.news), default=now_ms)
 
 
 def preview(reader: PromptUsageReader, plan: PricePlan, from_ms: int, to_ms: int, at_ms: int) -> Preview:

@@ -65,6 +65,11 @@ class PricePlan:
         return [step.version for step in self.steps if step.change is not Change.UNCHANGED]
 
     @property
+    def news(self) -> list[PriceVersion]:
+        """The versions that are created."""
+        return [step.version for step in self.steps if step.change is Change.NEW]
+
+    @property
     def before(self) -> PriceBook:
         return PriceBook.of(self.seen)
 
@@ -229,7 +234,7 @@ def plan_import(
     What the book has and *entries* do not name stays.
     """
     plan = _Planner(store.prices(), now_ms, permits, zone).add(entries)
-    new = {(step.version.scope, step.version.from_ms) for step in plan.steps if step.change is Change.NEW}
+    new = {(version.scope, version.from_ms) for version in plan.news}
     news = [entry for entry in entries if (entry.scope, entry.from_ms) in new]
     check_entries(store, news, plan.after, allows_unknown_models=permits.unknown_models)
     return plan
