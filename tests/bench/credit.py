@@ -1,17 +1,21 @@
 """
 What late binding costs and what it keeps out of the engines: their own waiting queues, and throughput, under overload.
 
-Two workers, and twice as many clients as their engines take at once. The same load meets gateways whose worker credit
-adapts and gateways without any (`SLUICE_UPSTREAM__CREDIT=off`), in turn; each kind has a Redis of its own. The engines'
-own queues are read from their /metrics, their throughput from their counters of generated tokens.
+Two workers, and twice as many clients as their engines take at once. The same load meets gateways with worker credit
+and gateways without any (`SLUICE_UPSTREAM__CREDIT=off`), in turn; each kind has a Redis of its own. The engines' own
+queues and batches are read from their /metrics, their throughput from their counters of generated tokens. Where engines
+and gateways share cores, throughput also tells what the gateways' own work took from the engines; how full the batches
+are does not.
 
-`python -m tests.bench.credit` does the same with two real vLLM workers and the tiny Qwen3.
+`python -m tests.bench.credit` does the same with two real vLLM workers and the tiny Qwen3; `adaptive` after it measures
+that kind of credit.
 """
 
 import asyncio
 import json
 import random
 import statistics
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -52,9 +56,10 @@ SIM = Setup(
 
 @dataclass
 class Run:
-    """One run's samples: every engine's queue at every look, and the tokens they made a second."""
+    """One run's samples: every engine's queue and batch at every look, and the tokens they made a second."""
 
     waiting: list[int]
+    running: list[int]
     tokens_per_s: float
 
     @property
@@ -67,17 +72,17 @@ def measure(folder: Path) -> dict[str, float]:
     return compare(folder, SIM)
 
 
-def measure_real(folder: Path) -> dict[str, float]:
+def measure_real(folder: Path, credit: str) -> dict[str, float]:
     """Run it on vLLM with the tiny Qwen3, looked at less often: rendering its metrics costs milliseconds."""
     model = str(make_tiny(folder / "tiny"))
     engine = ("vllm", "--model", model, "--max-model-len", "2048")
-    return compare(folder, Setup(engine=engine, max_seqs=16, gateways=1, sample_s=0.2))
+    return compare(folder, Setup(engine=engine, max_seqs=16, gateways=1, sample_s=0.2), credit)
 
 
-def compare(folder: Path, setup: Setup) -> dict[str, float]:
+def compare(folder: Path, setup: Setup, credit: str = "fixed") -> dict[str, float]:
     """Load two workers through gateways with credit and without, in turn."""
     with ExitStack() as stack:
-        throttled, open_ = (_install(stack, folder / mode, mode, setup.gateways) for mode in ("adaptive", "off"))
+        throttled, open_ = (_install(stack, folder / mode, mode, setup.gateways) for mode in (credit, "off"))
         workers = _start_workers(stack, folder, [*throttled.gateways, *open_.gateways], setup)
         engines = [worker["url"] for worker in throttled.gateways[0].workers()]
         assert len(engines) == len(workers)
@@ -96,6 +101,7 @@ def _figures(throttled: Run, open_: Run) -> dict[str, float]:
         "tokens_per_s": throttled.tokens_per_s,
         "tokens_per_s_off": open_.tokens_per_s,
         "throughput_percent": 100 * throttled.tokens_per_s / open_.tokens_per_s,
+        "batch_percent": 100 * statistics.mean(throttled.running) / statistics.mean(open_.running),
     }
 
 
@@ -173,20 +179,22 @@ def _any_body(dice: random.Random) -> dict:
 
 async def _watch(engines: list[str], sample_s: float) -> Run:
     waiting: list[int] = []
+    running: list[int] = []
     async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
 
         async def read() -> int:
             pages = [scrape((await http.get(f"{engine}/metrics")).text) for engine in engines]
             waiting.extend(page.waiting for page in pages)
+            running.extend(page.running for page in pages)
             return sum(page.generation_tokens_total for page in pages)
 
         began_s, before = time.perf_counter(), await read()
         while time.perf_counter() < began_s + MEASURED_S:
             await asyncio.sleep(sample_s)
             after, ended_s = await read(), time.perf_counter()
-    return Run(waiting, (after - before) / (ended_s - began_s))
+    return Run(waiting, running, (after - before) / (ended_s - began_s))
 
 
 if __name__ == "__main__":
     with TemporaryDirectory() as temporary:
-        print(json.dumps(measure_real(Path(temporary)), indent=2))
+        print(json.dumps(measure_real(Path(temporary), *(sys.argv[1:] or ["fixed"])), indent=2))
