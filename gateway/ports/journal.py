@@ -108,16 +108,6 @@ class Journal(Protocol):
         """Write engine readings in one transaction; replaying one changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerUsage:
-    """What events say one worker did; *undelivered_tokens* are completion tokens that nobody was billed for."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    undelivered_tokens: int = 0
-
-
 class JournalReader(Protocol):
     """
     The Journal as finance reads it; a read-only database role is enough. Blocking: call it from a thread.
@@ -146,12 +136,6 @@ class JournalReader(Protocol):
 
     def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         """Give the price versions with these ids, as far as there are any."""
-
-    def usage_by_worker(self, from_ms: int, to_ms: int, worker: str | None = None) -> Mapping[str, WorkerUsage]:
-        """Sum the events that ended in the interval by worker; only *worker*'s if given. Denials are not in it."""
-
-    def readings_at(self, at_ms: int) -> Sequence[EngineReading]:
-        """Give, for each engine process, its last reading at or before *at_ms*."""
 
     def knows_tenant(self, tenant: str) -> bool:
         """Whether there is such a tenant, or ever was an event of it."""

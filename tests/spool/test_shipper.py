@@ -11,6 +11,7 @@ from gateway.stores.shipper import READINGS_MAX, Shipper
 from gateway.stores.spool import FileSpool
 from gateway.stores.spool_format import encode_close, scan
 from gateway.stores.spool_writer import QUARANTINE
+from gateway.stores.sql_work import SqlWork
 from tests.meter_events import event, opened
 from tests.spool.test_recovery import abandoned, flipped
 from tests.spool.test_spool import segments
@@ -214,9 +215,10 @@ async def test_readings_arrive_and_the_newest_survive_an_outage(make, sql):
         for read_ms in range(READINGS_MAX + 10):
             shipper.reading(reading(read_ms))
         await until(lambda: not shipper.is_shipping)
-    await until(lambda: sql.journal.readings_at(1 << 50) == [reading(READINGS_MAX + 9)], within_s=30)
-    assert sql.journal.readings_at(9) == []
-    assert sql.journal.readings_at(10) == [reading(10)]
+    work = SqlWork(sql.database)
+    await until(lambda: work.readings_at(1 << 50) == [reading(READINGS_MAX + 9)], within_s=30)
+    assert work.readings_at(9) == []
+    assert work.readings_at(10) == [reading(10)]
     await stop(spool, shipper)
 
 

@@ -4,8 +4,7 @@ import pytest
 from sqlalchemy import func, select
 
 from gateway.core.usage import MeterEvent
-from gateway.ports.journal import EngineReading, WorkerUsage
-from gateway.stores.schema import engine_readings, meter_events
+from gateway.stores.schema import meter_events
 from tests.meter_events import event
 
 
@@ -70,43 +69,6 @@ def test_sums_beyond_32_bits_are_exact(journal):
     big = 2**53 + 1
     journal.append([event(1, prompt_tokens=big, cached_tokens=0), event(2, prompt_tokens=2, cached_tokens=0)])
     assert journal.usage(0, 1 << 50)[0].prompt_tokens == big + 2
-
-
-def test_a_workers_usage_goes_by_the_time_its_requests_ended(journal):
-    journal.append(
-        [
-            event(1, worker="w1", ended_ms=100, undelivered_tokens=4),
-            event(2, worker="w2", ended_ms=100),
-            event(3, worker="w1", ended_ms=200),
-            event(4, worker="", ended_ms=100),
-        ]
-    )
-    assert journal.usage_by_worker(0, 200) == {"w1": WorkerUsage(1, 10, 20, 4), "w2": WorkerUsage(1, 10, 20, 0)}
-    assert journal.usage_by_worker(100, 201, "w1") == {"w1": WorkerUsage(2, 20, 40, 4)}
-    assert journal.usage_by_worker(201, 300, "w1") == {}
-
-
-def reading(read_ms, *, worker="w1", started_ms=0, tokens=0):
-    return EngineReading(
-        worker=worker,
-        pool="p",
-        started_ms=started_ms,
-        read_ms=read_ms,
-        prompt_tokens=tokens,
-        completion_tokens=2 * tokens,
-        probe_prompt_tokens=1,
-        probe_completion_tokens=1,
-    )
-
-
-def test_the_last_reading_of_each_engine_process_is_found(journal, database):
-    late = reading(500, worker="w2", started_ms=400, tokens=9)
-    journal.append_readings([reading(10, tokens=1), reading(20, tokens=2), reading(30, tokens=3), late])
-    journal.append_readings([reading(20, tokens=2)])
-    assert count(database, engine_readings) == 4
-    assert journal.readings_at(25) == [reading(20, tokens=2)]
-    assert journal.readings_at(500) == [reading(30, tokens=3), late]
-    assert journal.readings_at(9) == []
 
 
 def test_a_tenant_is_known_by_its_events_too(journal):
