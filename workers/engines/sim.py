@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import uvloop
 
@@ -70,6 +71,8 @@ def _config(options: argparse.Namespace) -> SimConfig:
         api_key=os.environ.get("VLLM_API_KEY", ""),
         mean_tokens=options.mean_tokens,
         ends_despite_max_tokens=options.ends_despite_max_tokens,
+        stream_interval=options.stream_interval,
+        journal_file=options.journal,
         faults=Faults.model_validate_json(options.faults),
         seed=options.seed,
     )
@@ -90,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache-blocks", type=int, default=4096, help=f"KV cache, in blocks of {BLOCK_TOKENS} tokens")
     add("--mean-tokens", type=int, default=128, help="mean length of an answer to a request without max_tokens")
     add("--ends-despite-max-tokens", action="store_true", help="let answers also end below the max_tokens asked for")
+    add("--stream-interval", type=int, default=1, help="tokens in a frame of a stream, but for the first and the last")
+    add("--journal", type=Path, help="a file to which a line of JSON is added for every request that ended")
     add("--faults", default="{}", help='JSON as for POST /sim/faults, e.g. {"slow_start_s": 5, "error_next": 2}')
     add("--seed", type=int, default=0, help="of the dice for error_probability")
     return parser

@@ -41,10 +41,20 @@ class Answer:
     when it reads on: so vLLM merges them too, and so a stalled client costs bounded memory.
     """
 
-    def __init__(self, exchange: Exchange, call: Call, head: Head, crash: Crash | None, mean_tokens: int) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        call: Call,
+        head: Head,
+        crash: Crash | None,
+        mean_tokens: int,
+        stream_interval: int = 1,
+    ) -> None:
         self.exchange = exchange
         self.call = call
         self.outcome = ""
+        self.written_tokens = 0
+        self._stream_interval = stream_interval
         self._head = head
         self._crash = crash
         self.sequences = _sequences(self, call, mean_tokens)
@@ -83,12 +93,17 @@ class Answer:
             return  # broken off earlier in this step
         self._fresh[sequence.choice].append(sequence.last_id)
         self._unfinished -= sequence.finish_reason is not None
-        if self._frames is not None and not self.exchange.is_paused:
+        if self._frames is not None and not self.exchange.is_paused and self._is_due(sequence):
             self._flush(self._frames, sequence)
         if self._crash is not None and self.completion_tokens >= self._crash.after_tokens:
             self._break_off(self._crash)
         else:
             self._end_if_done()
+
+    def _is_due(self, sequence: "Sequence[Answer]") -> bool:
+        """Tell whether a frame is due, as vLLM's `--stream-interval` has it: the first and the last go at once."""
+        is_first_or_last = sequence.generated == 1 or sequence.finish_reason is not None
+        return is_first_or_last or len(self._fresh[sequence.choice]) >= self._stream_interval
 
     def _flush(self, frames: Frames, sequence: "Sequence[Answer]") -> None:
         if not self._is_open:
@@ -99,6 +114,7 @@ class Answer:
                     self.exchange.send(opening)
         fresh = self._fresh[sequence.choice]
         self.exchange.send(frames.tokens(sequence, fresh, self._prompt(sequence)))
+        self.written_tokens += len(fresh)
         fresh.clear()
 
     def _resume(self) -> None:
@@ -113,6 +129,7 @@ class Answer:
         if self._unfinished:
             return
         if self._frames is None:
+            self.written_tokens = self.completion_tokens
             self._close("done")
             self._reply()
         elif not any(self._fresh):

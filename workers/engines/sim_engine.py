@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from workers.engines.sim_api import Call, Limits, RequestRefused, read_chat, rea
 from workers.engines.sim_batch import Batch, Pace
 from workers.engines.sim_faults import FaultPlan, Faults
 from workers.engines.sim_http import Exchange, Header
+from workers.engines.sim_journal import Journal, JournalEntry
 from workers.engines.sim_metrics import render_metrics
 
 _STALL_POLL_S = 0.05
@@ -23,7 +24,11 @@ _STALL_POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimConfig:
-    """A simulated engine. *mean_tokens* is the mean length of an answer whose request sets no limit."""
+    """
+    A simulated engine. *mean_tokens* is the mean length of an answer whose request sets no limit.
+
+    A frame of a stream carries *stream_interval* tokens, but for the first and the last.
+    """
 
     models: tuple[str, ...] = ("tiny",)
     max_model_len: int = 4096
@@ -33,20 +38,9 @@ class SimConfig:
     ends_despite_max_tokens: bool = False
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
+    stream_interval: int = 1
     journal_max: int = 100_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalEntry:
-    """What became of one generation request. *counted_prompt_tokens* is its share of vllm:prompt_tokens_total."""
-
-    request: str
-    path: str
-    outcome: str
-    prompt_tokens: int = 0
-    counted_prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
+    journal_file: Path | None = None
 
 
 class Engine:
@@ -55,7 +49,7 @@ class Engine:
     def __init__(self, config: SimConfig) -> None:
         self.config = config
         self.batch: Batch[Answer] = Batch(config.pace)
-        self.journal: deque[JournalEntry] = deque(maxlen=config.journal_max)
+        self.journal = Journal(config.journal_max, config.journal_file)
         self._limits = Limits(config.models, config.max_model_len)
         self._loop = asyncio.get_running_loop()
         self._faults = FaultPlan(config.faults, config.seed, self._loop.time())
@@ -118,7 +112,7 @@ class Engine:
         _check_content_type(exchange)
         call = read(exchange.request.body, self._limits)
         head = head_of(call, self.config.models[0], _request_id(exchange) or secrets.token_hex(8))
-        answer = Answer(exchange, call, head, self._draw_crash(), self._mean_tokens(call))
+        answer = Answer(exchange, call, head, self._draw_crash(), self._mean_tokens(call), self.config.stream_interval)
         if exchange.request.headers.get("endpoint-load-metrics-format") == "json":
             answer.load_header = self._load_header
         for sequence in answer.sequences:
@@ -162,6 +156,8 @@ class Engine:
             counted_prompt_tokens=counted,
             cached_tokens=answer.cached_tokens,
             completion_tokens=answer.completion_tokens,
+            written_tokens=answer.written_tokens,
+            choices=answer.call.choices,
         )
 
     def _note(self, exchange: Exchange, outcome: str, **tokens: int) -> None:
