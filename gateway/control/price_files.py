@@ -33,7 +33,7 @@ from gateway.core.zones import load_zone, local_time
 from gateway.errors import InvalidInput
 
 FORM_OF_SUFFIX = MappingProxyType({".yaml": "yaml", ".yml": "yaml", ".csv": "csv", ".json": "json"})
-FILE_BYTES_MAX = 4 << 20  # some 20,000 versions
+FILE_BYTES_MAX = 1 << 20  # some 10,000 versions; pure Python reads that in seconds beside the requests of a gateway
 COLUMNS = (*VERSION_FIELDS, *TIER_FIELDS)
 _TOP = ("zone", "currency", "prices")
 _SHARED = ("to", "currency", "batch_factor")  # of a version; its further rows may repeat them or leave them empty

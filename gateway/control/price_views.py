@@ -9,7 +9,7 @@ from gateway.control.price_entries import PRICES, write_factor, write_moment, wr
 from gateway.control.price_preview import Preview, PreviewLine
 from gateway.control.prices import Change, PricePlan, Step
 from gateway.core.money import format_nano
-from gateway.core.prices import PriceVersion
+from gateway.core.prices import PriceBook, PriceVersion
 
 
 class State(Enum):
@@ -70,8 +70,9 @@ def plan_to_json(plan: PricePlan, at_ms: int, zone: ZoneInfo) -> dict[str, Any]:
 
 def plan_to_rows(plan: PricePlan, at_ms: int, zone: ZoneInfo) -> list[dict[str, Any]]:
     """Give a plan as rows of a table; a new version's prices beside those that hold until then: 0.5 → 0.3."""
+    before = plan.before
     return [
-        {**row, "change": step.change.value, **_compared(plan, step, row)}
+        {**row, "change": step.change.value, **_compared(before, step, row)}
         for step in plan.steps
         for row in to_rows(step.version, at_ms, zone)
     ]
@@ -86,9 +87,9 @@ def preview_to_json(seen: Preview, zone: ZoneInfo) -> dict[str, Any]:
     return {"at": write_moment(seen.at_ms, zone), "lines": [_line(line) for line in seen.lines], "totals": totals}
 
 
-def _compared(plan: PricePlan, step: Step, row: dict[str, Any]) -> dict[str, str]:
+def _compared(before: PriceBook, step: Step, row: dict[str, Any]) -> dict[str, str]:
     new = step.version
-    old = plan.before.find(new.tenant, new.model, new.pool, new.from_ms) if step.change is Change.NEW else None
+    old = before.find(new.tenant, new.model, new.pool, new.from_ms) if step.change is Change.NEW else None
     if old is None:
         return {}
     was = write_tier(old.tiers[old.tier_of(row["from_tokens"])])

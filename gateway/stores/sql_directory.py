@@ -78,8 +78,7 @@ class SqlDirectory:
             version = _next_version(connection)
             if seen is not None and list(seen) != _all(connection, PriceVersion, _PRICES):
                 raise AlreadyExists("Somebody else changed the prices just now. Look at what changes, and try again.")
-            for each in versions:
-                self._put(connection, prices, price_to_row(each), version)
+            self._put_all(connection, prices, [price_to_row(each) for each in versions], version)
 
     def put_limit(self, limit: Limit) -> None:
         with self._database.writing() as connection:
@@ -122,10 +121,17 @@ class SqlDirectory:
             return _all(connection, row_type, query)
 
     def _put(self, connection: Connection, table: Table, row: dict[str, Any], version: int) -> None:
-        values = {**row, "version": version}
+        self._put_all(connection, table, [row], version)
+
+    def _put_all(self, connection: Connection, table: Table, rows: Sequence[dict[str, Any]], version: int) -> None:
+        """Create or replace rows by their key, all in one batch: one by one, a large book outlasts the time limit."""
+        if not rows:
+            return
+        statement = self._database.insert(table)
         key = [column.name for column in table.primary_key]
-        statement = self._database.insert(table).values(values)
-        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
+        changed = {column.name: statement.excluded[column.name] for column in table.columns}
+        upsert = statement.on_conflict_do_update(index_elements=key, set_=changed)
+        connection.execute(upsert, [{**row, "version": version} for row in rows])
 
 
 def _next_version(connection: Connection) -> int:

@@ -95,7 +95,7 @@ def test_prices_in_force_and_ahead_are_listed_and_all_in_the_history(client, dir
         ("diff?zone=Mars", price_file(entry()), "text/yaml", 400, "There is no time zone 'Mars'"),
         ("diff", b"{", "application/json", 400, "body is not JSON"),
         ("diff", b"x", "text/html", 400, "The content type 'text/html' is no price file's"),
-        ("diff", b"x" * (FILE_BYTES_MAX + 1), "text/csv", 400, "The most is 4194304 bytes"),
+        ("diff", b"x" * (FILE_BYTES_MAX + 1), "text/csv", 400, "The most is 1048576 bytes"),
         ("ghost/withdraw", b"", "text/csv", 404, "no price version 'ghost'"),
     ],
 )

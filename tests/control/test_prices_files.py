@@ -228,7 +228,7 @@ def test_wrong_tiers_are_refused(tiers, reason):
         (b"\xff\xfe\x00", "is not UTF-8"),
         (b"[" * 5000, "not YAML"),
         (b"a: &a [*a]\nprices: *a", ""),
-        (b" " * (FILE_BYTES_MAX + 1), "The most is 4194304"),
+        (b" " * (FILE_BYTES_MAX + 1), "The most is 1048576"),
     ],
 )
 def test_what_is_no_price_file_is_refused_by_name(content, reason):
