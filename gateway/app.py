@@ -8,6 +8,8 @@ and its shipper, and the loops that keep rosters, queues and snapshots current.
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
+from functools import partial
 from itertools import count
 
 import structlog
@@ -21,6 +23,7 @@ from gateway.core.routing import slots
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
 from gateway.finance.residue import Alarm
+from gateway.finance.live_usage import live_usage
 from gateway.finance.residue_watch import ResidueWatch, WatchRules
 from gateway.ports.queue import AdmissionQueue, Occupancy
 from gateway.serve import chat
@@ -38,6 +41,7 @@ from gateway.serve.runner import RunnerRules
 from gateway.serve.upstream import Upstream, UpstreamLimits
 from gateway.serve.waiting import Waiting, WaitingRules
 from gateway.serve.webhooks import WebhookRules
+from gateway.serve.usage_api import UsageApi
 from gateway.serve.wire import ConnectionPool
 from gateway.settings import Settings
 from gateway.stores.database import Database
@@ -100,6 +104,8 @@ class Gateway:
         self._connections = ConnectionPool(
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
         )
+        unshipped_of = self._spool.backlog.unshipped_of
+        self._usage = UsageApi(partial(live_usage, self._journal), unshipped_of, settings.zone, now_ms)
         self._placement = Placement(self._roster, wait_s_max=settings.upstream.credit_wait_s)
         self._predictor = Predictor()
         self._admission = self._make_admission()
@@ -146,6 +152,7 @@ class Gateway:
         await self._admission.aclose()
         await self._roster.aclose()
         self._connections.close()
+        self._usage.close()
         await self._shipper.aclose()
         await self._spool.aclose()
         await self._directory.aclose()
@@ -253,7 +260,7 @@ class Gateway:
             "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }
         health = Health(self._components, self._metrics)
-        return Edge(plane, self._lane.jobs, agents, health, planes, now_ms, settings.body_bytes_max)
+        return Edge(plane, self._lane.jobs, agents, self._usage, health, planes, now_ms, settings.body_bytes_max)
 
     def _components(self) -> dict[str, Component]:
         """Say how each part is doing, for /readyz. Reads memory only."""

@@ -47,6 +47,7 @@ class Outcome(Enum):
     DRAINING = ("draining", 503, "service_unavailable_error", "draining", Fault.GATEWAY)
     SPOOL_UNAVAILABLE = ("spool_unavailable", 503, "service_unavailable_error", "spool_unavailable", Fault.GATEWAY)
     ASYNC_UNAVAILABLE = ("async_unavailable", 503, "service_unavailable_error", "async_unavailable", Fault.GATEWAY)
+    USAGE_UNAVAILABLE = ("usage_unavailable", 503, "service_unavailable_error", "usage_unavailable", Fault.GATEWAY)
     UPSTREAM_FAILED = ("upstream_failed", 502, "server_error", "upstream_failed", Fault.WORKER)
     UPSTREAM_TIMEOUT = ("upstream_timeout", 504, "server_error", "upstream_timeout", Fault.WORKER)
     INTERRUPTED = ("interrupted", 502, "server_error", "interrupted", Fault.GATEWAY)  # settled after a gateway died

@@ -137,5 +137,8 @@ class JournalReader(Protocol):
     def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         """Give the price versions with these ids, as far as there are any."""
 
+    def known(self, event_ids: Sequence[str]) -> Collection[str]:
+        """Give those of *event_ids* that the Journal has."""
+
     def knows_tenant(self, tenant: str) -> bool:
         """Whether there is such a tenant, or ever was an event of it."""

@@ -13,12 +13,13 @@ import structlog
 from gateway.core.ids import request_id
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
-from gateway.serve import agents, chat, models, places
+from gateway.serve import agents, chat, models, places, usage_api
 from gateway.serve.agents import Agents
 from gateway.serve.health import Health
 from gateway.serve.http import Call, ClientGone, Receive, Reply, Scope, Send, run_until_client_leaves
 from gateway.serve.jobs import RESULT, Jobs
 from gateway.serve.plane import Plane
+from gateway.serve.usage_api import UsageApi
 
 log = structlog.get_logger()
 
@@ -34,6 +35,7 @@ class Edge:
         plane: Plane,
         jobs: Jobs,
         agents_: Agents,
+        usage: UsageApi,
         health: Health,
         planes: Mapping[str, AsgiApp],
         now_ms: Callable[[], int],
@@ -49,6 +51,7 @@ class Edge:
         self._paths: dict[str, dict[str, Any]] = {
             chat.PATH: {"POST": chat.serve_chat},
             models.PATH: {"GET": models.serve_models},
+            usage_api.PATH: {"GET": usage.serve},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

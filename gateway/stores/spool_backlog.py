@@ -74,6 +74,10 @@ class Backlog:
         """Give the first segment that has something to ship."""
         return next((segment for segment in self._segments.values() if segment.unshipped), None)
 
+    def unshipped_of(self, key: str) -> list[MeterEvent]:
+        """Give the events of *key* that are not known to be in the Journal, but for those let go from memory."""
+        return [event for segment in self._segments.values() for event in segment.closed if event.key == key]
+
     def written(self, number: int, size: int) -> None:
         """Note that *size* bytes became durable in segment *number*; a higher number than before seals the last."""
         if number != self._current:

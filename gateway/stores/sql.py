@@ -11,9 +11,11 @@ from gateway.core.statement import UsageSum
 from gateway.core.usage import MeterEvent
 from gateway.ports.journal import Appended, EngineReading
 from gateway.stores.database import Database
-from gateway.stores.schema import engine_readings, tenants, usage_lines
+from gateway.stores.schema import engine_readings, meter_events, tenants, usage_lines
 from gateway.stores.sql_ledger import Ledger, read_prices
 from gateway.stores.sql_reader import UsageQuestion, read_usage
+
+IDS_MAX = 500  # asked for at once
 
 
 class SqlJournal:
@@ -49,6 +51,15 @@ class SqlJournal:
     def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         with self._database.reading() as connection:
             return read_prices(connection, ids)
+
+    def known(self, event_ids: Sequence[str]) -> Collection[str]:
+        batches = [event_ids[at : at + IDS_MAX] for at in range(0, len(event_ids), IDS_MAX)]
+        with self._database.reading() as connection:
+            return {
+                found
+                for batch in batches
+                for found in connection.execute(select(meter_events.c.id).where(meter_events.c.id.in_(batch))).scalars()
+            }
 
     def knows_tenant(self, tenant: str) -> bool:
         declared = select(tenants.c.id).where(tenants.c.id == tenant)
