@@ -96,6 +96,10 @@ def statement(sums: Iterable[UsageSum], prices: Mapping[str, PriceVersion]) -> S
     lines = (
         Line(prices[price], tier, with_factor, each)
         for (price, tier, with_factor), units in sorted(counted.items())
-        for each in charge(units, prices[price], tier, is_batch=with_factor)
+        for each in charge(_in_order(units), prices[price], tier, is_batch=with_factor)
     )
     return Statement(tuple(lines), unpriced_requests, unpriced_tokens)
+
+
+def _in_order(units: Mapping[Unit, int]) -> dict[Unit, int]:
+    return {unit: units[unit] for unit in Unit if units.get(unit)}

@@ -39,7 +39,7 @@ class Partitions:
             return
         days = {_EPOCH + timedelta(milliseconds=at) for at in set(arrived_ms) if _FIRST_MS <= at < _LAST_MS}
         months = {_month(day + timedelta(days=ahead)) for day in days for ahead in (0, _DAYS_AHEAD)}
-        missing = sorted(months - self._made)
+        missing = sorted(month for month in months - self._made if _to_ms(month) < _LAST_MS)
         if missing:
             self._make(missing)
             self._made.update(missing)
