@@ -17,13 +17,14 @@ import structlog
 from gateway.control.api import control_app
 from gateway.core.credit import CreditMode
 from gateway.core.directory import SERVICE_CLASSES
+from gateway.core.holds import Base, BudgetAsk
 from gateway.core.prediction import Predictor
 from gateway.core.request import parse_chat
 from gateway.core.routing import slots
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
-from gateway.finance.residue import Alarm
 from gateway.finance.live_usage import live_usage
+from gateway.finance.residue import Alarm
 from gateway.finance.residue_watch import ResidueWatch, WatchRules
 from gateway.ports.queue import AdmissionQueue, Occupancy
 from gateway.serve import chat
@@ -32,6 +33,7 @@ from gateway.serve.agents import Agents
 from gateway.serve.authn import Authn
 from gateway.serve.edge import Edge
 from gateway.serve.health import Component, Health
+from gateway.serve.holds import Declared, Holding, HoldRules
 from gateway.serve.jobs import Endpoint, JobRules
 from gateway.serve.lane import JobLane, LaneRules, make_lane
 from gateway.serve.metering import Metering, MeterRules
@@ -39,20 +41,22 @@ from gateway.serve.placement import Placement
 from gateway.serve.plane import Plane
 from gateway.serve.runner import RunnerRules
 from gateway.serve.upstream import Upstream, UpstreamLimits
+from gateway.serve.usage_api import UsageApi
 from gateway.serve.waiting import Waiting, WaitingRules
 from gateway.serve.webhooks import WebhookRules
-from gateway.serve.usage_api import UsageApi
 from gateway.serve.wire import ConnectionPool
 from gateway.settings import Settings
 from gateway.stores.database import Database
 from gateway.stores.degraded import FallbackQueue
 from gateway.stores.directory import DirectoryFollower
 from gateway.stores.memory import MemoryQueue
+from gateway.stores.memory_holds import MemoryHolds
 from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.objects import FileObjects
 from gateway.stores.open_shipper import OpenShipper
 from gateway.stores.redis import RedisQueue
 from gateway.stores.redis_client import connect
+from gateway.stores.redis_holds import RedisHolds
 from gateway.stores.redis_jobs import JobTimes, RedisJobs
 from gateway.stores.redis_roster import RedisRoster
 from gateway.stores.schema import check_schema
@@ -100,14 +104,15 @@ class Gateway:
         )
         self._roster = self._make_roster()
         self._spool = self._make_spool()
+        unshipped_of = self._spool.backlog.unshipped_of
+        self._usage = UsageApi(partial(live_usage, self._journal), unshipped_of, settings.zone, now_ms)
         self._shipper = self._make_shipper()
         self._connections = ConnectionPool(
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
         )
-        unshipped_of = self._spool.backlog.unshipped_of
-        self._usage = UsageApi(partial(live_usage, self._journal), unshipped_of, settings.zone, now_ms)
         self._placement = Placement(self._roster, wait_s_max=settings.upstream.credit_wait_s)
         self._predictor = Predictor()
+        self._holds = self._make_holds()
         self._admission = self._make_admission()
         rules = WaitingRules(settings.queue.headers_hold_s, settings.queue.keep_alive_s)
         self._waiting = Waiting(self._admission, self._metrics, now_ms, rules)
@@ -129,6 +134,7 @@ class Gateway:
         await self._directory.start()
         await self._shipper.start()
         await self._roster.start()
+        await self._holds.start()
         await self._waiting.start()
         await self._lane.start()
         self._residue.start()
@@ -146,14 +152,15 @@ class Gateway:
             self._housekeeping.cancel()
             await asyncio.wait({self._housekeeping})
         await self._residue.aclose()
+        self._usage.close()
         await self._lane.aclose(max(0.0, self._drain_ends_s - time.monotonic()))
         await self._waiting.aclose()
         self._objects.close()
         await self._admission.aclose()
         await self._roster.aclose()
         self._connections.close()
-        self._usage.close()
         await self._shipper.aclose()
+        await self._holds.aclose()
         await self._spool.aclose()
         await self._directory.aclose()
         if self._redis is not None:
@@ -187,6 +194,18 @@ class Gateway:
         opens = OpenShipper(table, self._spool.requests, after_s=after_s, lease_s=lease_s, batch=spool.ship_batch)
         return Shipper(self._spool, self._journal, opens, interval_s=spool.ship_interval_s, batch=spool.ship_batch)
 
+    def _make_holds(self) -> MemoryHolds | RedisHolds:
+        owner, queue = self._spool.folder.name, self._settings.queue
+        if self._redis is None:
+            return MemoryHolds(owner, self._read_bases, now_ms=now_ms)
+        lease_s, timeout_s = queue.lease_s, queue.store_timeout_s
+        return RedisHolds(
+            self._redis, owner, self._read_bases, lease_s=lease_s, store_timeout_s=timeout_s, now_ms=now_ms
+        )
+
+    async def _read_bases(self, asks: Sequence[BudgetAsk]) -> Sequence[Base]:
+        return [Base(ask.tenant, ask.account, 0, 0) for ask in asks]
+
     def _make_queue(self, pool: str) -> AdmissionQueue:
         queue = self._settings.queue
         local = MemoryQueue(pool, waiting_max=queue.waiting_max, tenant_share=queue.tenant_share)
@@ -216,11 +235,13 @@ class Gateway:
         settings, upstream = self._settings, self._settings.upstream
         rules = MeterRules(settings.gateway_id, settings.spool.progress_tokens, settings.spool.progress_s)
         limits = UpstreamLimits(upstream.first_byte_timeout_s, upstream.idle_timeout_s, upstream.attempts_max)
+        hold_rules = HoldRules(settings.budgets.max_tokens_default, settings.spool.progress_tokens, settings.zone)
         return Plane(
             metering=Metering(self._spool, self._metrics, now_ms, rules),
             authn=Authn(self._directory, now_ms),
             directory=self._directory,
             predictor=self._predictor,
+            holds=Holding(self._holds, Declared(self._directory), hold_rules),
             waiting=self._waiting,
             admission=self._admission,
             upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
@@ -307,6 +328,7 @@ class Gateway:
         watch("sluice_worker_credit_seqs", "Sequences a worker may have in flight.", "worker", self._credit)
         watch("sluice_placement_waiting_requests", "With a slot, without a worker.", "pool", self._placement.waiting)
         if self._redis is not None:
+            watch("sluice_holds_up", "1 if limits and budgets are shared.", None, lambda: {"": self._holds.is_up})
             watch("sluice_redis_up", "1 if Redis answers.", None, lambda: {"": not self._is_degraded()})
 
     def _occupied(self, what: str) -> dict[str, float]:

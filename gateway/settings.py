@@ -132,6 +132,14 @@ class RosterSettings(_Section):
     refresh_s: float = Field(0.2, gt=0, description="How often gateways tell one another of their workers.")
 
 
+class BudgetSettings(_Section):
+    """What requests on budgets go by."""
+
+    max_tokens_default: int = Field(
+        4096, ge=1, description="max_tokens of a request on a hard budget that does not say: it must have a bound."
+    )
+
+
 class ReconcileSettings(_Section):
     """The engines' counters against what was metered."""
 
@@ -173,6 +181,7 @@ class Settings(_Section):
     spool: SpoolSettings = SpoolSettings()
     roster: RosterSettings = RosterSettings()
     jobs: JobSettings = JobSettings()
+    budgets: BudgetSettings = BudgetSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
 
     @property

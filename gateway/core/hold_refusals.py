@@ -94,8 +94,11 @@ def unpriced(budget: str, model: str, currency: str) -> Refused:
 
 
 def unbounded(budget: str, what: str) -> Refused:
-    """Refuse since *what* of the request has no bound that the gateway could know."""
-    message = f"The hard budget {budget!r} must bound what this request costs, and {what}."
+    """Refuse since *what* of the request has no bound that can be told before it starts."""
+    message = (
+        f"The hard budget {budget!r} must bound what this request costs before it starts, and {what} has no bound that "
+        f"can be told. Leave it out, or send media in the request itself."
+    )
     return Refused(Outcome.BAD_REQUEST, message, code="unbounded_cost", param="messages")
 
 

@@ -26,12 +26,14 @@ class BudgetAsk:
     """
     What a request asks of one account: *quantity* of its *amount*, in nano-units, or in tokens if *kind* is TOKENS.
 
-    *account* names a budget's period (`core/periods.account`), which ends at *ends_ms* (None: never). A hard one must
-    be able to take all of *quantity*; a soft one takes it if it has anything left.
+    *account* names the period of the budget *id* (`core/periods.account`) that begins at *begins_ms* and ends at
+    *ends_ms* (None: never). A hard one must be able to take all of *quantity*; a soft one takes it if it has anything
+    left.
     """
 
     id: str
     account: str
+    begins_ms: int
     scope: str
     subject: str
     tenant: str

@@ -5,7 +5,9 @@ A token of Qwen's tokenizers, as of any byte-level BPE, stands for one byte of t
 message's text is in the body. To that comes what a chat template adds, and what images and audio are turned into.
 """
 
+import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gateway.core.prices import PriceVersion, Tier, Unit
 from gateway.core.rating import charge, cost_nano, is_batch
@@ -16,7 +18,12 @@ from gateway.core.usage import Usage
 TEMPLATE_TOKENS = 512
 IMAGE_TOKENS_MAX = 16_384  # Qwen2-VL and its successors: at most 12,845,056 pixels, 784 to a token
 AUDIO_MS_PER_TOKEN = 40  # Qwen2-Audio and its successors: 25 tokens a second
-MAX_TOKENS_DEFAULT = 4096  # spliced into the body of a request on a hard budget that does not say
+TOOLS_FACTOR = 2  # a template may write JSON with spaces that the body does not have: one for each separator at most
+
+# Parts of a message that have a bound here. Audio or video behind an address has none before it is fetched.
+_BOUNDED_PARTS = frozenset({"text", "refusal", "thinking", "image_url", "input_image", "input_audio"})
+# Members that can make a prompt longer than its bytes, or an image larger than its bound.
+_UNBOUNDED_MEMBERS = ("chat_template", "mm_processor_kwargs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Reach:
         return self.prompt + self.completion
 
 
-def bounded(request: ChatRequest, max_tokens: int = MAX_TOKENS_DEFAULT) -> ChatRequest:
+def bounded(request: ChatRequest, max_tokens: int) -> ChatRequest:
     """Give *request* with a bound on its answers, in its body too: its own if it has one, else *max_tokens*."""
     if request.max_tokens is not None:
         return request
@@ -41,12 +48,22 @@ def bounded(request: ChatRequest, max_tokens: int = MAX_TOKENS_DEFAULT) -> ChatR
     return replace(request, max_tokens=max_tokens, body=body)
 
 
+def unbounded_part(request: ChatRequest) -> str | None:
+    """Name what of *request* has no bound that can be told before it starts; None if all has."""
+    data = json.loads(request.body)
+    if found := next((name for name in _UNBOUNDED_MEMBERS if data.get(name)), None):
+        return found
+    kinds = (part.get("type") for part in _parts(data))
+    return next((f"a part of type {kind!r}" for kind in kinds if kind not in _BOUNDED_PARTS), None)
+
+
 def at_most(request: ChatRequest) -> Reach:
     """Give what a `bounded` request uses at most."""
     assert request.max_tokens is not None, "a request is bounded before its worst case is told"
     media = request.images * IMAGE_TOKENS_MAX + -(-request.audio_ms // AUDIO_MS_PER_TOKEN)
-    prompt = len(request.body) + TEMPLATE_TOKENS + media
-    return Reach(prompt, request.max_tokens * request.n, request.images, request.audio_ms)
+    text = len(request.body) * (TOOLS_FACTOR if b'"tool' in request.body else 1)
+    completion = request.max_tokens * request.n
+    return Reach(text + TEMPLATE_TOKENS + media, completion, request.images, request.audio_ms)
 
 
 def expected(request: ChatRequest) -> Reach:
@@ -82,3 +99,8 @@ def most_nano(reach: Reach, price: PriceVersion, service_class: str) -> int:
         Unit.AUDIO: reach.audio_ms,
     }
     return cost_nano(charge(counted, worst, 0, is_batch=is_batch(service_class))) + 1  # above what rounding can add
+
+
+def _parts(data: dict[str, Any]) -> list[dict[str, Any]]:
+    contents = [message.get("content") for message in data["messages"]]
+    return [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]

@@ -26,6 +26,7 @@ async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
         record.price = plane.price(
             caller.tenant, model, call.arrived_ms
         )  # frozen: what is declared later is for others
+        record.request = request = await plane.holds.hold(record, reply)  # 429 over a limit or budget, 503
         async with (
             plane.waiting.post(record, reply),  # from here on, the client of a stream is told how its wait goes
             plane.admission.enter(model, record) as place,  # on a worker with credit; 429 full or late, 503 no worker

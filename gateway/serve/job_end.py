@@ -14,6 +14,7 @@ async def end_job(store: JobStore, archive: JobArchive, plane: Plane, pool: str,
     that must be done again. The job is counted and logged by whoever tells the store first.
     """
     job_id = result.event.id
+    plane.holds.close(result.event)
     await plane.metering.spool.close(result.event)
     await archive.drop_request(job_id)
     if await store.finish(pool, job_id, result.state):

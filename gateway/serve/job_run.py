@@ -46,15 +46,17 @@ async def run_job(
     The run has an id of its own: of two attempts at once, by a gateway that was taken for dead and by another one, each
     has its own ticket in line.
 
-    *on_dispatch* is told when a worker gets it. Raises RunFailed. Cancelling it leaves nothing behind.
+    *on_dispatch* is told when a worker gets it. Raises RunFailed. Cancelling it leaves nothing behind, but for what it
+    holds of limits and budgets: that lasts until the job is closed or its runner gives it back.
     """
     held = _HeldEvent(job.id, on_dispatch)
     metering = _RunMetering(held, plane.metering.metrics, plane.metering.now_ms, plane.metering.rules)
     authn = _KeyHolder(plane.directory, plane.metering.now_ms, job.key_digest)
+    own = replace(plane, metering=metering, authn=authn, holds=plane.holds.of_job(job.id))
     collected = _Collected()
     call = await _call(job, body, attempt)
     try:
-        await handler(call, replace(plane, metering=metering, authn=authn), Reply(call.scope, collected.send))
+        await handler(call, own, Reply(call.scope, collected.send))
     except Refused as refusal:
         raise RunFailed(refusal, unbilled(held.event)) from refusal
     except SluiceError:

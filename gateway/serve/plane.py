@@ -11,6 +11,7 @@ from gateway.errors import Refused
 from gateway.ports.directory import DirectoryReader
 from gateway.serve.admission import Admission
 from gateway.serve.authn import Authn, Caller
+from gateway.serve.holds import Holding
 from gateway.serve.metering import Metering
 from gateway.serve.upstream import Upstream
 from gateway.serve.waiting import Waiting
@@ -24,6 +25,7 @@ class Plane:
     authn: Authn
     directory: DirectoryReader
     predictor: Predictor
+    holds: Holding
     waiting: Waiting
     admission: Admission
     upstream: Upstream

@@ -29,6 +29,9 @@ BEATS_PER_LEASE = 5  # four may be lost before another gateway runs the job too
 END_S_MAX = 2.0  # what a gateway that stops gives its jobs to end that need no more than a store
 NO_CAPACITY_PAUSE_S = 2.0  # a pool that could not serve a job is left alone for so long
 
+_OWN_LIMITS = frozenset({Outcome.LIMITED, Outcome.BUDGET_UNAVAILABLE})  # of whoever sent the job
+LIMIT_PAUSE_S = 1.0  # at least, before a job that met a limit is tried again
+
 log = structlog.get_logger()
 
 
@@ -175,6 +178,7 @@ class Runner:
         except Exception:  # the edge of a job: its lease runs out, and the next attempt counts
             log.exception("bug", request_id=run.taken.id)
         finally:
+            self._plane.holds.release(run.taken.id)  # of what came to no answer; else it is settled
             self._runs.pop(run.taken.id, None)
             self.wake()
 
@@ -215,6 +219,9 @@ class Runner:
         self._has_dispatched.set()
 
     async def _postpone(self, run: _Run, refusal: Refused) -> None:
+        if refusal.outcome in _OWN_LIMITS:  # that says nothing of the pool: other tenants' jobs go on
+            await self._give_back(run, counts=False, delay_s=_clears_in_s(refusal))
+            return
         is_workers_fault = refusal.outcome.fault is Fault.WORKER
         if not is_workers_fault:
             self._paused_until_s[run.pool] = asyncio.get_running_loop().time() + NO_CAPACITY_PAUSE_S
@@ -237,4 +244,13 @@ def _may_pass(refusal: Refused, *, is_last: bool) -> bool:
     """Tell whether trying again can help: capacity comes back by itself, workers get as many tries as rules say."""
     if refusal.outcome.fault is Fault.WORKER:
         return not is_last
+    if refusal.outcome in _OWN_LIMITS and not _clears_in_s(refusal):
+        return False
     return refusal.outcome.fault is Fault.GATEWAY and refusal.outcome is not Outcome.BUG
+
+
+def _clears_in_s(refusal: Refused) -> float:
+    """Tell when a job that met a limit or budget of its own may be tried again; 0: never."""
+    clears_in_s = refusal.limit.get("clears_in_s") if refusal.limit else None
+    wait_s = refusal.retry_after_s if clears_in_s is None else clears_in_s
+    return 0.0 if wait_s is None else max(LIMIT_PAUSE_S, wait_s)

@@ -78,7 +78,7 @@ def limit(metric: str, amount: int, quantity: int = 1, **changes) -> LimitAsk:
 
 def budget(amount: int, quantity: int = 1, *, is_hard: bool = True, kind: str = "money", **changes) -> BudgetAsk:
     fields = {"id": "bud", "account": "bud@0", "scope": "tenant", "subject": TENANT, "tenant": TENANT, **changes}
-    rest = {"model": "", "currency": "CNY", "ends_ms": None} | fields
+    rest = {"model": "", "currency": "CNY", "begins_ms": 0, "ends_ms": None} | fields
     return BudgetAsk(kind=kind, amount=amount, quantity=quantity, is_hard=is_hard, **rest)
 
 

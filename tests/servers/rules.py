@@ -1,0 +1,36 @@
+"""Limits and budgets of the running gateway of a test, and a client of its tenant."""
+
+import httpx
+
+from gateway.core.budgets import Budget
+from gateway.core.limits import Limit
+from gateway.stores.sql_directory import SqlDirectory
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20, "ignore_eos": True}
+
+
+def a_limit(metric: str, amount: int, **changes) -> Limit:
+    fields = {"id": f"lim_{metric}", "scope": "tenant", "subject": "acme", "tenant": "acme", **changes}
+    return Limit(metric=metric, amount=amount, **fields)
+
+
+def a_budget(amount: int, **changes) -> Budget:
+    fields = {"id": "bud_1", "scope": "tenant", "subject": "acme", "tenant": "acme", "kind": "money"}
+    return Budget(amount=amount, **{**fields, "period": "total", "is_hard": True, **changes})
+
+
+async def declare(path, *rules: Limit | Budget) -> None:
+    """Have *path*'s gateway go by *rules*."""
+    store = SqlDirectory(path.gateway._database)
+    for rule in rules:
+        (store.put_limit if isinstance(rule, Limit) else store.put_budget)(rule)
+    await path.gateway._directory.refresh()
+
+
+def client_of(path) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {path.key}"}
+    return httpx.AsyncClient(base_url=path.url, headers=headers, timeout=30, trust_env=False)
+
+
+async def chat(client: httpx.AsyncClient, **changes) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json={**BODY, **changes})
