@@ -6,6 +6,8 @@ MODEL ?=
 WORKERS ?=
 PORT ?=
 ARGS ?=
+REQUESTS ?= 100000
+SEED ?= 1
 
 # With a model named and an NVIDIA GPU at hand, the GPU build of vLLM is used, in an environment of its own.
 gpu := $(if $(MODEL),$(shell nvidia-smi -L >/dev/null 2>&1 && echo yes))
@@ -36,6 +38,10 @@ check: dev ## Format, lint, types, and the tidy tests
 .PHONY: bench
 bench: dev ## Measure the gateway's own cost, and what late binding does; some minutes
 	.venv/bin/python -m tests.bench
+
+.PHONY: chaos
+chaos: dev ## Kill, flush and fill everything under load and audit the books: [REQUESTS=100000] [SEED=1] [ARGS="--database postgres"]
+	@.venv/bin/python -m tests.chaos.run --requests $(REQUESTS) --seed $(SEED) $(ARGS)
 
 .PHONY: dev
 dev:
