@@ -43,5 +43,5 @@ class Bindings(Generic[_Rule]):
         )
         for subject in subjects:
             for rule in self.by_subject.get(subject, ()):
-                if rule.model in ("", model):
+                if rule.model in ("", model) and rule.tenant in ("", tenant):
                     yield rule

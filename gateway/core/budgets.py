@@ -30,7 +30,8 @@ class Budget:
     *amount* is in nano-units or tokens; of PREPAID it is 0, since what was paid in decides. A hard budget holds the
     most that a request can cost before it starts, and never overshoots; a soft one lets a stream overshoot by a slice
     at most. *alert_percents* (such as "50,80,100") tell *webhook_url* when so much of it is spent. *model* narrows it
-    down.
+    down. *zone* is whose midnights its periods begin at, frozen so that all gateways agree; it counts from the
+    beginning of the period in which it was declared, *since_ms*, and PREPAID from that very moment.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Budget:
     is_hard: bool = False
     alert_percents: str = ""
     webhook_url: str = ""
+    zone: str = "UTC"
+    since_ms: int = 0
     is_removed: bool = False
 
 

@@ -53,7 +53,11 @@ class DirectoryStore(Protocol):
         """Create or replace a limit, by id. Idempotent."""
 
     def put_budget(self, budget: Budget) -> None:
-        """Create or replace a budget, by id. Idempotent."""
+        """
+        Create or replace a budget, by id. Idempotent.
+
+        In the same transaction it is counted what its first period has spent already (core/spending.py).
+        """
 
     def tenant(self, tenant_id: str) -> Tenant | None:
         """Find a tenant."""

@@ -6,7 +6,20 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
 from sqlalchemy import text as sql
 
 from gateway.errors import InvalidInput
@@ -115,8 +128,55 @@ budgets = Table(
     Column("is_hard", Boolean, nullable=False),
     Column("alert_percents", Text, nullable=False),
     Column("webhook_url", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
     Column("is_removed", Boolean, nullable=False),
     Column("version", BigInteger, nullable=False, index=True),
+)
+
+# Caches: what each budget has spent in each of its periods, kept in the transactions that append events and transfers.
+budget_counters = Table(
+    "budget_counters",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("period_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("filled", BigInteger, nullable=False),  # of a prepaid one: what there was after the last money in …
+    Column("filled_ms", BigInteger, nullable=False),  # … and when that came
+    Index(None, "period_ms"),
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("debit", Text, nullable=False),
+    Column("credit", Text, nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    UniqueConstraint("reference", name="uq_transfers_reference"),
+    CheckConstraint("amount_nano > 0", name="ck_transfers_amount"),
+    Index(None, "debit", "at_ms"),
+    Index(None, "credit", "at_ms"),
+)
+
+budget_alerts = Table(
+    "budget_alerts",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("period_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("percent", Integer, primary_key=True, autoincrement=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("noted_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("ended_ms", BigInteger),
+    Index(None, "ended_ms", "due_ms"),
 )
 
 meter_events = Table(

@@ -1,5 +1,6 @@
 """The Directory in SQL: one code for SQLite and PostgreSQL."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from gateway.core.prices import PriceVersion, price_from_row, price_to_row
 from gateway.errors import AlreadyExists, NotFoundError
 from gateway.stores.database import Database
 from gateway.stores.schema import budgets, directory_state, keys, limits, models, prices, tenants
+from gateway.stores.sql_budgets import is_counted, open_budget
 
 FETCH_ROWS = 1000  # rows turned into objects at a time, so that other threads get their turn
 
@@ -86,7 +88,11 @@ class SqlDirectory:
 
     def put_budget(self, budget: Budget) -> None:
         with self._database.writing() as connection:
-            self._put(connection, budgets, asdict(budget), _next_version(connection))
+            version = _next_version(connection)
+            is_known = is_counted(connection, budget)
+            self._put(connection, budgets, asdict(budget), version)
+            if not is_known and not budget.is_removed:
+                open_budget(connection, self._database, budget, time.time_ns() // 1_000_000)
 
     def tenant(self, tenant_id: str) -> Tenant | None:
         return next(iter(self._read(Tenant, select(tenants).where(tenants.c.id == tenant_id))), None)

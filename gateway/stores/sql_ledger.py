@@ -2,7 +2,7 @@
 The ledger's transaction: new events, rated, with all that follows from them, or nothing.
 
 Replays and overlaps change nothing: only what the INSERT of the events found to be new is summed. All writers lock in
-one order (events by id, lines, hours, days), so none waits for one that waits for it.
+one order (events by id, lines, hours, days, budgets' counters), so none waits for one that waits for it.
 """
 
 import json
@@ -23,6 +23,7 @@ from gateway.ports.journal import Appended
 from gateway.stores import sql_rollups
 from gateway.stores.database import Database
 from gateway.stores.schema import meter_events, prices
+from gateway.stores.sql_budgets import BudgetBooks
 from gateway.stores.sql_bulk import insert_rows
 from gateway.stores.sql_partitions import Partitions
 
@@ -42,6 +43,7 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._partitions = Partitions(database)
+        self._budgets = BudgetBooks(database)
         self._prices: dict[str, PriceVersion] = {}
 
     def __repr__(self) -> str:
@@ -68,6 +70,7 @@ class Ledger:
             known = self._prices_of(connection, {event.price for event in events if event.price})
             new = _insert_new(connection, [rated(event, known.get(event.price)) for event in events])
             sql_rollups.add(connection, new)
+            self._budgets.book(connection, new)
             return Appended(len(new), tuple(new))
 
     def _prices_of(self, connection: Connection, ids: Collection[str]) -> Mapping[str, PriceVersion]:

@@ -5,7 +5,9 @@ import pytest
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
 from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_balances import SqlBudgets
 from gateway.stores.sql_directory import SqlDirectory
+from tests.sql.budgeting import PRICES
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -38,3 +40,10 @@ def journal(database):
 @pytest.fixture
 def directory(database):
     return SqlDirectory(database)
+
+
+@pytest.fixture
+def store(database):
+    """The store of budgets, with prices to rate by."""
+    SqlDirectory(database).put_prices(PRICES)
+    return SqlBudgets(database)
