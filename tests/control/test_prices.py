@@ -116,6 +116,10 @@ def test_a_start_that_is_not_ahead_is_refused_unless_it_is_asked_for(store, earl
     assert told(take_in(store, wanted, now_ms=now_ms, backdate=True)) == [("new", at("2027-01-01"), None)]
 
 
+def test_a_start_a_minute_ahead_is_early_enough(store):
+    assert take_in(store, entry("2027-01-01"), now_ms=at("2027-01-01") - LEAD_MS).counts()["new"] == 1
+
+
 def test_backdating_never_takes_the_place_of_what_was_in_force(store):
     take_in(store, entry("2026-12-01"))
     with pytest.raises(InvalidInput, match=r"is in force then, and that never changes\. New prices start"):
@@ -126,6 +130,12 @@ def test_backdating_fills_the_time_before_the_first_version(store):
     take_in(store, entry("2026-12-01"))
     done = take_in(store, entry("2026-06-01", input="0.1"), now_ms=at("2026-12-20"), backdate=True)
     assert told(done) == [("new", at("2026-06-01"), at("2026-12-01"))]
+
+
+def test_backdating_fills_the_time_since_a_version_ended(store):
+    take_in(store, entry("2026-06-01", to="2026-07-01"), backdate=True)
+    done = take_in(store, entry("2026-07-01", input="0.1"), backdate=True)
+    assert told(done) == [("new", at("2026-07-01"), None)]
 
 
 def test_an_end_may_move_only_ahead_of_now(store):
@@ -151,6 +161,12 @@ def test_versions_that_overlap_are_refused(store):
         InvalidInput, match=r"^prices.yaml, entry 1 \(qwen3\): overlaps version price_\w+: .* lasts until 2027-03-01"
     ):
         plan(store, entry("2027-02-01"))
+
+
+def test_a_version_may_say_the_end_that_the_next_one_gives_it(store):
+    done = take_in(store, entry("2027-01-01", to="2027-02-01"), entry("2027-02-01"))
+    assert live(store) == [(at("2027-01-01"), at("2027-02-01")), (at("2027-02-01"), None)]
+    assert done.counts()["new"] == 2
 
 
 def test_versions_of_different_scopes_never_overlap(store):

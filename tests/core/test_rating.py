@@ -1,6 +1,8 @@
 """Rating is exact: over any split of quantities or of a period, for every price and factor that may be declared."""
 
+import ast
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -126,3 +128,12 @@ def test_the_whole_prompt_is_priced_by_the_tier_it_reaches(prompt_tokens, tier, 
 def test_an_event_without_a_known_price_costs_nothing_known():
     found = rated(event(), None)
     assert (found.cost_nano, found.currency, found.tier) == (None, "", 0)
+
+
+@pytest.mark.parametrize("module", ["money", "prices", "rating"])
+def test_there_is_no_float_and_no_true_division_where_money_is_reckoned(module):
+    path = Path(__file__).parents[2] / "gateway" / "core" / f"{module}.py"
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.Constant) and isinstance(node.value, float)), f"line {node.lineno}"
+        assert not (isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div)), f"line {node.lineno}"
+        assert not (isinstance(node, ast.Name) and node.id in {"float", "round"}), f"line {node.lineno}"
