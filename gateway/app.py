@@ -8,7 +8,6 @@ and its shipper, and the loops that keep rosters, queues and snapshots current.
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
 from functools import partial
 from itertools import count
 
@@ -17,7 +16,6 @@ import structlog
 from gateway.control.api import control_app
 from gateway.core.credit import CreditMode
 from gateway.core.directory import SERVICE_CLASSES
-from gateway.core.holds import Base, BudgetAsk
 from gateway.core.prediction import Predictor
 from gateway.core.request import parse_chat
 from gateway.core.routing import slots
@@ -46,6 +44,7 @@ from gateway.serve.waiting import Waiting, WaitingRules
 from gateway.serve.webhooks import WebhookRules
 from gateway.serve.wire import ConnectionPool
 from gateway.settings import Settings
+from gateway.stores.budget_feed import BudgetFeed, FedJournal
 from gateway.stores.database import Database
 from gateway.stores.degraded import FallbackQueue
 from gateway.stores.directory import DirectoryFollower
@@ -64,6 +63,7 @@ from gateway.stores.shipper import Shipper
 from gateway.stores.spool import FileSpool
 from gateway.stores.spool_metrics import watch_spool
 from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_balances import SqlBudgets
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_open import SqlOpenRequests
 from gateway.stores.sql_work import SqlWork
@@ -106,6 +106,7 @@ class Gateway:
         self._spool = self._make_spool()
         unshipped_of = self._spool.backlog.unshipped_of
         self._usage = UsageApi(partial(live_usage, self._journal), unshipped_of, settings.zone, now_ms)
+        self._feed = BudgetFeed(SqlBudgets(self._database), self._directory, now_ms)
         self._shipper = self._make_shipper()
         self._connections = ConnectionPool(
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
@@ -135,6 +136,7 @@ class Gateway:
         await self._shipper.start()
         await self._roster.start()
         await self._holds.start()
+        await self._feed.start(self._holds)
         await self._waiting.start()
         await self._lane.start()
         self._residue.start()
@@ -160,6 +162,7 @@ class Gateway:
         await self._roster.aclose()
         self._connections.close()
         await self._shipper.aclose()
+        await self._feed.aclose()
         await self._holds.aclose()
         await self._spool.aclose()
         await self._directory.aclose()
@@ -192,19 +195,23 @@ class Gateway:
         table = SqlOpenRequests(self._database, self._owner, lease_s=spool.open_lease_s)
         after_s, lease_s = spool.open_ship_after_s, spool.open_lease_s
         opens = OpenShipper(table, self._spool.requests, after_s=after_s, lease_s=lease_s, batch=spool.ship_batch)
-        return Shipper(self._spool, self._journal, opens, interval_s=spool.ship_interval_s, batch=spool.ship_batch)
+        return Shipper(
+            self._spool,
+            FedJournal(self._journal, self._feed),
+            opens,
+            interval_s=spool.ship_interval_s,
+            batch=spool.ship_batch,
+            on_recovered=self._feed.forget,
+        )
 
     def _make_holds(self) -> MemoryHolds | RedisHolds:
         owner, queue = self._spool.folder.name, self._settings.queue
         if self._redis is None:
-            return MemoryHolds(owner, self._read_bases, now_ms=now_ms)
+            return MemoryHolds(owner, self._feed.read_bases, now_ms=now_ms)
         lease_s, timeout_s = queue.lease_s, queue.store_timeout_s
         return RedisHolds(
-            self._redis, owner, self._read_bases, lease_s=lease_s, store_timeout_s=timeout_s, now_ms=now_ms
+            self._redis, owner, self._feed.read_bases, lease_s=lease_s, store_timeout_s=timeout_s, now_ms=now_ms
         )
-
-    async def _read_bases(self, asks: Sequence[BudgetAsk]) -> Sequence[Base]:
-        return [Base(ask.tenant, ask.account, 0, 0) for ask in asks]
 
     def _make_queue(self, pool: str) -> AdmissionQueue:
         queue = self._settings.queue
@@ -235,7 +242,7 @@ class Gateway:
         settings, upstream = self._settings, self._settings.upstream
         rules = MeterRules(settings.gateway_id, settings.spool.progress_tokens, settings.spool.progress_s)
         limits = UpstreamLimits(upstream.first_byte_timeout_s, upstream.idle_timeout_s, upstream.attempts_max)
-        hold_rules = HoldRules(settings.budgets.max_tokens_default, settings.spool.progress_tokens, settings.zone)
+        hold_rules = HoldRules(settings.budgets.max_tokens_default, settings.spool.progress_tokens)
         return Plane(
             metering=Metering(self._spool, self._metrics, now_ms, rules),
             authn=Authn(self._directory, now_ms),

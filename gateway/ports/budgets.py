@@ -69,8 +69,10 @@ class BudgetStore(Protocol):
     raises its version, also that of one which was lost and made anew.
     """
 
-    def counters(self, periods: Collection[int] | None = None) -> Sequence[Counter]:
-        """Give all counters of the periods that begin at these moments; None: of all."""
+    def counters(
+        self, periods: Collection[int] | None = None, budgets: Collection[str] | None = None
+    ) -> Sequence[Counter]:
+        """Give the counters of the periods that begin at these moments, of these budgets; None: of all."""
 
     def transfer(self, transfer: Transfer) -> Transfer:
         """

@@ -35,12 +35,11 @@ class HoldRules:
     What requests on budgets go by.
 
     *max_tokens_default* bounds answers on a hard budget where the request does not. A stream on a soft one takes so
-    many *slice_tokens* at a time, which is how often its progress is noted. *zone* is whose midnights periods begin at.
+    many *slice_tokens* at a time, which is how often its progress is noted.
     """
 
     max_tokens_default: int
     slice_tokens: int
-    zone: str
 
 
 class Declared:
@@ -181,7 +180,7 @@ class Holding:
         return self._account(budget, record.arrived_ms, quantity)
 
     def _account(self, budget: Budget, arrived_ms: int, quantity: int) -> BudgetAsk:
-        span = calendar(self._rules.zone).span(budget.period, arrived_ms)
+        span = calendar(budget.zone).span(budget.period, arrived_ms)
         return BudgetAsk(
             id=budget.id,
             account=account(budget.id, span.from_ms),

@@ -36,7 +36,8 @@ class Shipper:
 
     *shipped_events* counts what was sent and committed, *replayed_events* how much of that the Journal already had,
     *recovered_events* how much came from dead processes' spools and was new. *opens* tells the database what is open;
-    without it, what is open is lost with this host's disk.
+    without it, what is open is lost with this host's disk. *on_recovered* is told the folder of each dead process's
+    spool once all of its events are in the Journal.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Shipper:
         interval_s: float = 0.5,
         batch: int = 1000,
         adopt_every_s: float = 2.0,
+        on_recovered: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.shipped_events = 0
         self.replayed_events = 0
@@ -60,6 +62,7 @@ class Shipper:
         self._interval_s = interval_s
         self._batch = batch
         self._adopt_every_s = adopt_every_s
+        self._on_recovered = on_recovered
         self._damaged_bytes_of_others = 0
         self._adopted: list[AdoptedSpool] = []
         self._readings: deque[EngineReading] = deque(maxlen=READINGS_MAX)
@@ -211,6 +214,7 @@ class Shipper:
                 await self.opens.forget(self._in_database, batch, are_ours=False)
             adopted.committed()
         await self._in_thread(adopted.discard)
+        self._on_recovered(adopted.folder.name)
         log.info("spool_recovered", folder=adopted.folder.name)
 
     async def _look_for_orphans(self) -> None:

@@ -18,9 +18,11 @@ class SqlBudgets:
         self._database = database
         self._now_ms = now_ms
 
-    def counters(self, periods: Collection[int] | None = None) -> Sequence[Counter]:
+    def counters(
+        self, periods: Collection[int] | None = None, budgets: Collection[str] | None = None
+    ) -> Sequence[Counter]:
         with self._database.reading() as connection:
-            return read_counters(connection, periods)
+            return read_counters(connection, periods, budgets)
 
     def transfer(self, transfer: Transfer) -> Transfer:
         with self._database.writing() as connection:

@@ -162,10 +162,14 @@ def _put_counters(
     connection.execute(statement.on_conflict_do_update(index_elements=["budget", "period_ms"], set_=changes), rows)
 
 
-def read_counters(connection: Connection, periods: Collection[int] | None = None) -> list[Counter]:
-    """Read the counters of the periods that begin at these moments; None: all."""
+def read_counters(
+    connection: Connection, periods: Collection[int] | None = None, budgets: Collection[str] | None = None
+) -> list[Counter]:
+    """Read the counters of the periods that begin at these moments, of these budgets; None: all."""
     columns = (budget_counters.c[name] for name in _COUNTER_FIELDS)
     query = select(*columns).order_by(budget_counters.c.budget, budget_counters.c.period_ms)
     if periods is not None:
         query = query.where(budget_counters.c.period_ms.in_(periods))
+    if budgets is not None:
+        query = query.where(budget_counters.c.budget.in_(budgets))
     return [Counter(**dict(zip(_COUNTER_FIELDS, row, strict=True))) for row in connection.execute(query)]
