@@ -4,16 +4,22 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from tests.path.conftest import start_path
+from tests.servers.sim_engines import start_sim
 from workers.agent import guard
 from workers.agent.engine import free_port
 from workers.engines import sim_launch, vllm
 from workers.engines.launch import EngineOptions
 
+__all__ = ["start_path", "start_sim"]
+
 API_KEY = "contract-key"
+TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # else vLLM refuses requests with tools
 START_S_MAX = 600  # a loaded machine with two cores takes minutes
 # A first prompt of twenty tokens or more makes vLLM's AMX kernels usable: see workers/agent/client.py.
 FIRST_PROMPT = [300 + number for number in range(40)]
@@ -77,7 +83,8 @@ def real(tmp_path_factory):
     model = folder / "tiny"
     subprocess.run([sys.executable, "-m", "workers.hub.tiny", str(model)], check=True, capture_output=True)
     port = free_port("127.0.0.1")
-    with running(vllm.launch(options(model, port)), port, folder / "log") as http:
+    launch = vllm.launch(replace(options(model, port), extra_args=TOOLS))
+    with running(launch, port, folder / "log") as http:
         yield http
 
 

@@ -1,0 +1,44 @@
+"""An engine that says, word for word, what a test has it say: what no engine at hand can be made to."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+HEAD = "HTTP/1.1 200 OK\r\ncontent-type: {}\r\nconnection: close\r\n{}\r\n"
+
+
+def whole(message, **fields):
+    """Make a whole answer of *message*; *fields* such as usage stand beside it."""
+    body = json.dumps({"id": "1", "choices": [{"index": 0, "message": message}], **fields}, separators=(",", ":"))
+    return HEAD.format("application/json", f"content-length: {len(body.encode())}\r\n").encode() + body.encode()
+
+
+def stream(*events, is_cut=False):
+    """Make a stream of *events*, to its end or cut off before that."""
+    data = "".join(f"data: {json.dumps(event, separators=(',', ':'))}\n\n" for event in events)
+    chunks = data.encode() + (b"" if is_cut else b"data: [DONE]\n\n")
+    head = HEAD.format("text/event-stream", "transfer-encoding: chunked\r\n").encode()
+    return head + b"%x\r\n%s\r\n" % (len(chunks), chunks) + (b"" if is_cut else b"0\r\n\r\n")
+
+
+def delta(**fields):
+    """Make an event of a stream whose delta has *fields*; *usage* stands beside its choice."""
+    usage = {"usage": fields.pop("usage")} if "usage" in fields else {}
+    return {"id": "1", "choices": [{"index": 0, "delta": fields, "finish_reason": None}], **usage}
+
+
+@asynccontextmanager
+async def scripted_engine(*answers):
+    """Serve one of *answers* to each request, in turn; gives the URL."""
+    left = list(answers)
+
+    async def answer(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.split(b":")[1]))
+        writer.write(left.pop(0))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
