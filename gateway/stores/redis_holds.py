@@ -22,6 +22,7 @@ from gateway.stores.redis_hold_group import HoldGroup
 
 BEATS_PER_LEASE = 3  # two may be lost before anyone takes us for dead
 SETTLED_S = 1.5  # after a tag came into being: by then every gateway has stated its sums, one beat (1 s) and one call
+SPARE_S = 0.005  # by which a timer may be early against Redis's clock
 CALLS_MAX = 32  # at once: each takes a connection
 TRIES_MAX = 4  # of one ask: its base may be unknown, and its tag young
 GATEWAYS = "sluice:holds:gateways"
@@ -175,7 +176,7 @@ class RedisHolds:
             elif answered.young_s:
                 born_s = asyncio.get_running_loop().time() + answered.young_s - self.settled_s
                 await self._bases.make_known(part, since_s=born_s)
-                await asyncio.sleep(answered.young_s)
+                await asyncio.sleep(answered.young_s + SPARE_S)
             else:
                 return answered
         raise budget_unavailable(hard_budgets(part) or part.budgets, "Redis was emptied again and again")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.servers.rules import a_limit, chat, client_of, declare
+from tests.servers.rules import LONG, a_limit, chat, client_of, declare
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_a_request_that_the_engine_refuses_does_not_count(limited):
 async def test_a_place_at_once_is_free_when_the_client_leaves(limited):
     path, client = limited
     await declare(path, a_limit("concurrent", 1))
-    async with client.stream("POST", "/v1/chat/completions", json=_long()) as stream:
+    async with client.stream("POST", "/v1/chat/completions", json=LONG) as stream:
         async for _ in stream.aiter_bytes():
             break
         assert (await chat(client)).status_code == 429
@@ -112,13 +112,3 @@ async def test_limits_are_one_over_gateways_that_share_redis(start_path, redis_u
         await declare(path, a_limit("requests", 60))
         answers = await asyncio.gather(*(chat(client) for _ in range(20)))
         assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 15
-
-
-def _long():
-    return {
-        "model": "tiny",
-        "messages": [{"role": "user", "content": "x"}],
-        "max_tokens": 2000,
-        "ignore_eos": True,
-        "stream": True,
-    }

@@ -1,12 +1,21 @@
 """Limits and budgets of the running gateway of a test, and a client of its tenant."""
 
-import httpx
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
+import httpx
+import uvicorn
+
+from gateway.app import Gateway
 from gateway.core.budgets import Budget
 from gateway.core.limits import Limit
+from gateway.serve.protocol import SluiceProtocol
 from gateway.stores.sql_directory import SqlDirectory
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20, "ignore_eos": True}
+LONG = BODY | {"max_tokens": 2000, "stream": True}
 
 
 def a_limit(metric: str, amount: int, **changes) -> Limit:
@@ -32,5 +41,23 @@ def client_of(path) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=path.url, headers=headers, timeout=30, trust_env=False)
 
 
-async def chat(client: httpx.AsyncClient, **changes) -> httpx.Response:
-    return await client.post("/v1/chat/completions", json={**BODY, **changes})
+async def chat(client: httpx.AsyncClient, headers=None, **changes) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json={**BODY, **changes}, headers=headers)
+
+
+@asynccontextmanager
+async def beside(path):
+    """Run one more gateway with the settings of *path*'s: the same database, the same Redis, the same engines."""
+    gateway = Gateway(path.gateway._settings)
+    await gateway.start()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(gateway.edge, http=SluiceProtocol, ws="none", lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server._serve([listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            yield SimpleNamespace(gateway=gateway, url=url, key=path.key)
+        finally:
+            server.should_exit = True
+            await serving
+            await gateway.aclose()
