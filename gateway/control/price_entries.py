@@ -28,11 +28,10 @@ PRICE_MAX = 1_000_000  # per million tokens: one unit of the currency for each t
 PIECE_PRICE_MAX = 10_000  # per image, or per second of audio
 TIERS_MAX = 20
 TOKENS_MAX = 10**9
-# What lies outside of these years is a slip; and dates near 9999 overflow in some zones.
+# What lies outside of these years, in any zone, is a slip; and dates near 9999 overflow in some zones.
 YEAR_MIN, YEAR_MAX = 2000, 2199
-MOMENT_MS_MIN, MOMENT_MS_MAX = (
-    parse_instant(f"{year}-01-01", ZoneInfo("UTC"), "") for year in (YEAR_MIN, YEAR_MAX + 1)
-)
+MOMENT_MS_MIN = parse_instant(f"{YEAR_MIN}-01-01T00:00+14:00", ZoneInfo("UTC"), "")
+MOMENT_MS_MAX = parse_instant(f"{YEAR_MAX + 1}-01-01T00:00-12:00", ZoneInfo("UTC"), "")
 
 Fields = Mapping[str, str]
 

@@ -92,9 +92,10 @@ def test_one_may_be_put_between_two(store):
     assert live(store) == [(first, middle), (middle, last), (last, None)]
 
 
-def test_what_is_yet_to_come_is_replaced_by_other_prices_for_the_same_start(store):
+@pytest.mark.parametrize("other", [{"input": "0.1"}, {"batch_factor": "0.5"}, {"currency": "USD"}, {"image": "0"}])
+def test_what_is_yet_to_come_is_replaced_by_other_prices_for_the_same_start(store, other):
     old = take_in(store, entry("2027-01-01")).steps[0].version
-    done = take_in(store, entry("2027-01-01", input="0.1"))
+    done = take_in(store, entry("2027-01-01", **other))
     assert sorted(step.change.value for step in done.steps) == ["new", "withdrawn"]
     assert [each.id for each in store.prices() if each.is_withdrawn] == [old.id]
     assert len(live(store)) == 1
@@ -233,6 +234,12 @@ def test_a_price_in_another_currency_than_the_budget_it_meets_is_refused(store, 
 def test_budgets_that_a_price_never_meets_may_be_in_any_currency(store, of_budget):
     store.put_budget(budget(**of_budget))
     assert plan(store, entry()).counts()["new"] == 1
+
+
+def test_a_tenants_own_price_meets_no_budget_of_another_tenant(store):
+    create_tenant(store, "Bolt")
+    store.put_budget(budget(tenant="bolt", subject="bolt"))
+    assert plan(store, entry(tenant="acme")).counts()["new"] == 1
 
 
 def test_a_tenants_own_price_lets_everybody_elses_be_in_another_currency(store):

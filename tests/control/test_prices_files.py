@@ -186,6 +186,13 @@ def test_a_wrong_field_is_refused_by_file_entry_and_name(fields, reason):
     assert reason in str(caught.value)
 
 
+def test_the_ends_of_every_range_are_in_it():
+    most = {"input": "1000000", "output": "0", "image": "10000", "audio_second": "10000"}
+    first, second = read(entry(batch_factor="0", **most), entry("2000-01-01", to="2199-12-31", batch_factor="1"))
+    assert (first.batch_thousandths, second.batch_thousandths) == (0, 1000)
+    assert first.tiers[0].femto[Unit.INPUT] == 10**15
+
+
 @pytest.mark.parametrize(
     ("tiers", "reason"),
     [
