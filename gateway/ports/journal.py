@@ -14,7 +14,7 @@ class Spool(Protocol):
     """
     This process's append-only file of meter events. What is CLOSEd here reaches the Journal exactly once.
 
-    `progress` and `note` are buffered and never block; they become durable with the next group commit (≤ 5 ms later).
+    `progress` and `note` are buffered and never block; they become durable with the next group commit (≤ 50 ms later).
     """
 
     def check(self) -> None:

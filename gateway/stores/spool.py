@@ -34,7 +34,7 @@ from gateway.stores.spool_writer import (
 )
 
 STORE = "spool"
-IDLE_COMMIT_S = 0.005  # the longest that a record nobody waits for stays in memory
+IDLE_COMMIT_S = 0.05  # the longest that a record nobody waits for stays in memory: else each would cost a sync
 RETRY_S = 0.25  # after the disk failed
 DISK_LOOK_S = (
     0.5  # between two looks at the disk's free space: a disk that others fill in less fails, and is waited for

@@ -143,8 +143,8 @@ def settle_lost(segments: Sequence[Path], damaged: Path, still_open: Collection[
     """
     Settle the requests of a living spool whose CLOSE may have been in *damaged*: it is in none of *segments*.
 
-    Their OPEN is in *damaged* or before it; *still_open* are those that have not ended. One whose CLOSE was shipped, and
-    its file deleted, is settled too, which the Journal takes for the replay it is. Blocking; raises OSError.
+    Their OPEN is in *damaged* or before it; *still_open* are those that have not ended. One whose CLOSE was shipped and
+    its file deleted is settled too, which the Journal takes for the replay it is. Blocking; raises OSError.
     """
     unsettled: dict[str, _Unsettled] = {}
     for path in segments:

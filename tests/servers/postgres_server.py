@@ -18,9 +18,14 @@ USER_INSTEAD_OF_ROOT = "postgres"  # the server refuses to run as root; Debian's
 
 
 class PostgresServer:
-    """One server; `url` reaches its maintenance database. Whoever stops it starts it again."""
+    """
+    One server; `url` reaches its maintenance database. Whoever stops it starts it again.
 
-    def __init__(self, folder: Path) -> None:
+    Its commits wait for the disk only if it *is_durable*.
+    """
+
+    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
+        self._is_durable = is_durable
         self._user = USER_INSTEAD_OF_ROOT if os.geteuid() == 0 else None
         self._folder = folder
         self._data = folder / "data"
@@ -29,9 +34,15 @@ class PostgresServer:
         self._make_data_folder()
         self._initialise()
 
+    @property
+    def pid(self) -> int:
+        """Its first process, while it runs; the others are that one's children."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def start(self) -> None:
         """Start it and return once it answers."""
-        options = f"-p {self._port} -h 127.0.0.1 -k '' -F -c max_connections=60"
+        durability = "" if self._is_durable else "-F"
+        options = f"-p {self._port} -h 127.0.0.1 -k '' {durability} -c max_connections=60"
         self._run("pg_ctl", "start", "-w", "-l", str(self._data / "server.log"), "-o", options)
 
     def stop(self) -> None:
@@ -42,7 +53,7 @@ class PostgresServer:
     @contextlib.contextmanager
     def frozen(self):
         """Keep it from answering while the block runs; its connections stay open and its kernel still acknowledges."""
-        postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        postmaster = psutil.Process(self.pid)
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:
             process.send_signal(signal.SIGSTOP)
@@ -51,6 +62,17 @@ class PostgresServer:
         finally:
             for process in processes:
                 process.send_signal(signal.SIGCONT)
+
+    def cpu_s(self) -> float:
+        """Give the CPU time that all its processes have used, those included that have ended."""
+        postmaster = psutil.Process(self.pid)
+        used_s = 0.0
+        for process in postmaster.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # then it is among what ended, below
+                times = process.cpu_times()
+                used_s += times.user + times.system
+        times = postmaster.cpu_times()
+        return used_s + times.user + times.system + times.children_user + times.children_system
 
     def new_database(self, name: str) -> str:
         """Create an empty database and give its URL."""
