@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.run.campaign import Campaign
+from tests.chaos.run.plan import REQUESTS_PER_FAULT
 
 
 def main() -> int:
@@ -20,7 +21,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as temporary:
         folder = options.folder or Path(temporary)
         folder.chmod(0o711)  # PostgreSQL runs as a user of its own
-        report, offenders = Campaign(folder, options.requests, options.seed, options.database).run()
+        campaign = Campaign(folder, options.requests, options.seed, options.database, options.requests_per_fault)
+        report, offenders = campaign.run()
     for offender in offenders:
         print(offender, file=sys.stderr)
     print(json.dumps(report))
@@ -33,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--requests", type=int, default=100_000, help="requests that clients ask for, without their retries")
     add("--seed", type=int, default=1, help="of the requests and of the faults")
     add("--database", choices=("sqlite", "postgres"), help="by default the seed decides: even ones take PostgreSQL")
+    add("--requests-per-fault", type=int, default=REQUESTS_PER_FAULT, help="the fewer, the more goes wrong")
     add("--folder", type=Path, help="an empty folder in which everything is left to be looked at")
     return parser
 

@@ -31,10 +31,11 @@ SHIPPED_WITHIN_S = 120
 class Campaign:
     """A run of *requests* in *folder*, which must be empty."""
 
-    def __init__(self, folder: Path, requests: int, seed: int, database: str | None) -> None:
+    def __init__(self, folder: Path, requests: int, seed: int, database: str | None, requests_per_fault: int) -> None:
         self._folder = folder
         self._requests = requests
         self._seed = seed
+        self._requests_per_fault = requests_per_fault
         self._database = database or ("sqlite" if seed % 2 else "postgres")
         self._struck: Counter[str] = Counter()
         self._now_ms = time.time_ns() // 1_000_000
@@ -70,18 +71,21 @@ class Campaign:
                 self._progress.update(task, completed=count)
             return HOLD_S if asked.is_ahead else 0.0
 
-        await swarm.run(CLIENTS, on_asked)
-        asked.reach(self._requests)
+        try:
+            await swarm.run(CLIENTS, on_asked)
+        finally:
+            asked.end()
         asked_s = time.monotonic() - began
         await striking
         return asked_s
 
     def _strike(self, world: World, asked: "_Counter") -> None:
         """Do one fault after the other; while one lasts until the next is due, the clients ask slowly."""
-        planned = plan.faults(self._seed, self._requests)
+        planned = plan.faults(self._seed, self._requests, self._requests_per_fault)
         coming = [fault for fault in planned if fault.kind != "disk_full" or world.has_small_disk]
         for fault, following in zip(coming, [*coming[1:], None], strict=True):
-            asked.wait_for(fault.at)
+            if not asked.wait_for(fault.at):
+                return
             asked.slow_at = following.at if following else self._requests
             self._progress.console.print(f"at {asked.count:>7}: {fault.kind}", highlight=False)
             is_long = fault.kind == "database_away" and self._requests >= LONG_REQUESTS
@@ -135,6 +139,7 @@ class _Counter:
         self.count = 0
         self.slow_at = slow_at
         self._next = 0
+        self._has_ended = False
         self._reached = threading.Condition()
 
     @property
@@ -148,8 +153,16 @@ class _Counter:
             with self._reached:
                 self._reached.notify_all()
 
-    def wait_for(self, count: int) -> None:
+    def end(self) -> None:
+        """Wake who waits: no more will be asked."""
+        with self._reached:
+            self._has_ended = True
+            self._reached.notify_all()
+
+    def wait_for(self, count: int) -> bool:
+        """Return once so many were asked; False if they never will be."""
         with self._reached:
             self._next = count
-            self._reached.wait_for(lambda: self.count >= count)
+            self._reached.wait_for(lambda: self.count >= count or self._has_ended)
             self._next = sys.maxsize
+        return self.count >= count

@@ -113,10 +113,10 @@ ONCE_AT_LEAST = (
 AGAIN = ("kill",) * 6 + ("kill_at_start", "ship_twice", "step_clock", "step_clock", "flush_redis", "fail_engine")
 
 
-def faults(seed: int, requests: int) -> Iterator[Fault]:
+def faults(seed: int, requests: int, requests_per_fault: int = REQUESTS_PER_FAULT) -> Iterator[Fault]:
     """Give the run's faults in order: each kind at least once, more the more requests there are."""
     dice = random.Random(f"{seed}/faults")
-    more = max(0, requests // REQUESTS_PER_FAULT - len(ONCE_AT_LEAST))
+    more = max(0, requests // requests_per_fault - len(ONCE_AT_LEAST))
     kinds = [*ONCE_AT_LEAST, *dice.choices(AGAIN + ONCE_AT_LEAST, k=more)]
     dice.shuffle(kinds)
     for number, kind in enumerate(kinds):

@@ -18,8 +18,9 @@ import redis
 from gateway.control.keys import create_key
 from gateway.core.directory import Model, Tenant
 from gateway.stores.database import Database
+from gateway.stores.sql_balances import SqlBudgets
 from gateway.stores.sql_directory import SqlDirectory
-from tests.chaos.run import prices
+from tests.chaos.run import budgets, prices
 from tests.chaos.run.plan import ACCOUNTS
 from tests.servers.installation import GatewayServer, Installation
 from tests.servers.postgres_server import PostgresServer
@@ -225,7 +226,7 @@ class World:
 
 
 def _declare(database_url: str, now_ms: int) -> dict[str, str]:
-    """Declare model, tenants and prices; gives the tenants' keys."""
+    """Declare model, tenants, prices and budgets; gives the tenants' keys."""
     database = Database(database_url)
     store = SqlDirectory(database)
     store.put_model(Model(name="tiny", pool="tiny", created_ms=now_ms))
@@ -234,6 +235,9 @@ def _declare(database_url: str, now_ms: int) -> dict[str, str]:
     for account in ACCOUNTS:
         store.put_tenant(Tenant(id=account.tenant, name=account.tenant, service_class=account.service_class))
         keys[account.tenant] = create_key(store, account.tenant, now_ms=now_ms)[1]
+    for budget in budgets.declared(now_ms):
+        store.put_budget(budget)
+    SqlBudgets(database).transfer(budgets.paid_in_advance(now_ms))
     database.close()
     return keys
 
