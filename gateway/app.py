@@ -105,7 +105,9 @@ class Gateway:
         self._roster = self._make_roster()
         self._spool = self._make_spool()
         unshipped_of = self._spool.backlog.unshipped_of
-        self._usage = UsageApi(partial(live_usage, self._journal), unshipped_of, settings.zone, now_ms)
+        self._usage = UsageApi(
+            partial(live_usage, self._journal), self._journal.event, unshipped_of, settings.zone, now_ms
+        )
         self._feed = BudgetFeed(SqlBudgets(self._database), self._directory, now_ms)
         self._shipper = self._make_shipper()
         self._connections = ConnectionPool(

@@ -64,6 +64,7 @@ class _LiveJournal:
         self.prices_of = journal.prices_of
         self.knows_tenant = journal.knows_tenant
         self.known = journal.known
+        self.event = journal.event
 
     def usage(
         self, from_ms: int, to_ms: int, by: Collection[str] = (), *, tenant: str | None = None, key: str | None = None

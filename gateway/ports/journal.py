@@ -137,6 +137,9 @@ class JournalReader(Protocol):
     def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         """Give the price versions with these ids, as far as there are any."""
 
+    def event(self, event_id: str) -> MeterEvent | None:
+        """Find one event."""
+
     def known(self, event_ids: Sequence[str]) -> Collection[str]:
         """Give those of *event_ids* that the Journal has."""
 

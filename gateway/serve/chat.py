@@ -23,9 +23,7 @@ async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
         record.wishes = read_wishes(call.headers, caller.service_class)  # 400, 403
         record.request = request = plane.foresee(caller, parse_chat(await call.body(), plane.cache_salt(caller)))  # 400
         record.model = model = plane.model(request.model)  # 404
-        record.price = plane.price(
-            caller.tenant, model, call.arrived_ms
-        )  # frozen: what is declared later is for others
+        record.price = plane.price(caller.tenant, model, call.arrived_ms)  # frozen, whatever is declared meanwhile
         record.request = request = await plane.holds.hold(record, reply)  # 429 over a limit or budget, 503
         async with (
             plane.waiting.post(record, reply),  # from here on, the client of a stream is told how its wait goes

@@ -44,6 +44,7 @@ class Edge:
         self._plane = plane
         self._jobs = jobs
         self._agents = agents_
+        self._usage = usage
         self._planes = planes
         self._now_ms = now_ms
         self._body_bytes_max = body_bytes_max
@@ -92,6 +93,8 @@ class Edge:
         if path.startswith(places.PREFIX):
             methods = self._jobs.methods(path)
             return methods if path.endswith(RESULT) else methods | {"GET": self._serve_ticket}
+        if path.startswith(usage_api.PREFIX):
+            return {"GET": self._usage.serve_receipt}
         return {"GET": models.serve_model} if path.startswith(models.PREFIX) else self._paths.get(path)
 
     async def _serve_ticket(self, call: Call, plane: Plane, reply: Reply) -> None:

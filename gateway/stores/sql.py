@@ -1,7 +1,7 @@
 """The Journal in SQL: one code for SQLite and PostgreSQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Table, select
@@ -16,6 +16,7 @@ from gateway.stores.sql_ledger import Ledger, read_prices
 from gateway.stores.sql_reader import UsageQuestion, read_usage
 
 IDS_MAX = 500  # asked for at once
+_EVENT_FIELDS = tuple(field.name for field in fields(MeterEvent))
 
 
 class SqlJournal:
@@ -51,6 +52,12 @@ class SqlJournal:
     def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         with self._database.reading() as connection:
             return read_prices(connection, ids)
+
+    def event(self, event_id: str) -> MeterEvent | None:
+        query = select(*(meter_events.c[name] for name in _EVENT_FIELDS)).where(meter_events.c.id == event_id)
+        with self._database.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else MeterEvent(**row)
 
     def known(self, event_ids: Sequence[str]) -> Collection[str]:
         batches = [event_ids[at : at + IDS_MAX] for at in range(0, len(event_ids), IDS_MAX)]

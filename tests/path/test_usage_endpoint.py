@@ -144,6 +144,46 @@ async def test_what_was_refused_is_counted_and_costs_nothing(priced):
     assert report["rows"][0]["model"] == ""
 
 
+async def receipt(client, event_id):
+    return await client.get(f"/v1/usage/{event_id}")
+
+
+@pytest.mark.parametrize("is_shipped", [False, True])
+async def test_a_receipt_can_be_fetched_later_also_of_a_stream_that_was_cut(start_path, is_shipped):
+    interval_s = 0.02 if is_shipped else 3600
+    async with start_path(count=1, spool={"ship_interval_s": interval_s}) as path, client_of(path) as client:
+        await declare(path, version())
+        async with client.stream(
+            "POST", "/v1/chat/completions", json=BODY | {"stream": True, "max_tokens": 900}
+        ) as cut:
+            await anext(cut.aiter_lines())
+        await until(lambda: not path.views[0].in_flight)
+        whole = await ask(client)
+        if is_shipped:
+            events = await path.events()
+            assert events[cut.headers["x-request-id"]]["flag"] == "delivered"
+        found = [(await receipt(client, answer.headers["x-request-id"])).json() for answer in (cut, whole)]
+        assert [each["rule"] for each in found] == ["delivered", "exact"]
+        assert found[1]["cost_nano"] == int(whole.headers["x-sluice-cost-nano"])
+        assert found[0]["cost_nano"] > 0
+        if is_shipped:
+            assert {each["id"]: each["cost_nano"] for each in found} == {
+                each: event["cost_nano"] for each, event in events.items()
+            }
+
+
+async def test_another_keys_receipt_is_404_like_one_that_there_is_not(priced):
+    path, client = priced
+    answer = await ask(client)
+    _, secret = create_key(SqlDirectory(path.gateway._database), "acme", now_ms=NOW_MS)
+    await until(lambda: len(path.gateway._directory.snapshot.keys) == 2)
+    async with client_of(path, secret) as other:
+        for event_id in (answer.headers["x-request-id"], "req_nope"):
+            refused = await receipt(other, event_id)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+            assert event_id in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
