@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Table
+from sqlalchemy import Connection, CursorResult, Table, Text, Uuid
 from sqlalchemy.dialects import postgresql
 
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -25,7 +25,8 @@ def insert_rows(
     """
     statement = _statement(connection.dialect.name, table, names, ending)
     if connection.dialect.name == "postgresql":
-        return connection.exec_driver_sql(statement, tuple(map(_array, zip(*rows, strict=True))))
+        is_text = [isinstance(table.c[name].type, Text | Uuid) for name in names]
+        return connection.exec_driver_sql(statement, tuple(map(_array, zip(*rows, strict=True), is_text)))
     return connection.exec_driver_sql(statement, [tuple(row) for row in rows])
 
 
@@ -39,10 +40,11 @@ def _statement(dialect: str, table: Table, names: tuple[str, ...], ending: str) 
     return f"INSERT INTO {table.name} ({columns}) VALUES ({marks}) {ending}"  # noqa: S608
 
 
-def _array(column: Iterable[Any]) -> str:
+def _array(column: Iterable[Any], is_text: bool) -> str:
     """Write a column as PostgreSQL's text of an array; the driver's own way takes four times as long."""
-    values = list(column)
-    if any(isinstance(value, str) for value in values):
-        escaped = "\0".join(values).replace("\\", "\\\\").replace('"', '\\"')
+    if is_text:
+        escaped = "\0".join(column).replace("\\", "\\\\").replace('"', '\\"')
         return '{"' + escaped.replace("\0", '","') + '"}'
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+    values = tuple(column)
+    texts = map(str, values) if None not in values else ["NULL" if value is None else str(value) for value in values]
+    return "{" + ",".join(texts) + "}"

@@ -15,6 +15,7 @@ from gateway.stores.database import Database
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MS, _LAST_MS = 1_577_836_800_000, 4_102_444_800_000  # 2020-01-01 and 2100-01-01
+_DAY_MS = 86_400_000
 _DAYS_AHEAD = 20  # any day of a month plus so many is in it or the next
 _LOCK = 0x51_1C_E1  # the next after that of schema.py
 
@@ -37,8 +38,8 @@ class Partitions:
         """
         if self._database.dialect != "postgresql":
             return
-        days = {_EPOCH + timedelta(milliseconds=at) for at in set(arrived_ms) if _FIRST_MS <= at < _LAST_MS}
-        months = {_month(day + timedelta(days=ahead)) for day in days for ahead in (0, _DAYS_AHEAD)}
+        days = {at // _DAY_MS for at in arrived_ms if _FIRST_MS <= at < _LAST_MS}
+        months = {_month(_EPOCH + timedelta(days=day + ahead)) for day in days for ahead in (0, _DAYS_AHEAD)}
         missing = sorted(month for month in months - self._made if _to_ms(month) < _LAST_MS)
         if missing:
             self._make(missing)

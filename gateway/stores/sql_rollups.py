@@ -9,7 +9,7 @@ amounts: a report rates sums (core/rating.py). *cost_nano* sums what each single
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 from sqlalchemy import Connection
 
@@ -50,6 +50,7 @@ def tier_of(rated: Rated) -> int:
     return UNRATED if rated.cost_nano is None else rated.tier
 
 
+@lru_cache(100_000)  # lines come again with every batch
 def line_id(line: Line) -> str:
     """Give the permanent id of a line: any gateway gives it the same, so that none has to ask for it."""
     return hashlib.sha256(json.dumps(line).encode()).hexdigest()[:32]
