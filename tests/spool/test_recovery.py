@@ -83,10 +83,18 @@ def test_a_clock_that_was_set_back_makes_no_negative_duration_and_loses_no_progr
 
 
 def test_an_open_request_without_progress_costs_nothing(root):
-    abandoned(root, encode_open(opened(1), AT_MS + 100))
+    abandoned(root, encode_open(opened(1, images=2, audio_ms=1500), AT_MS + 100))
     _, (settled,) = recovered(root)
     assert (settled.outcome, settled.flag, settled.ended_ms) == ("interrupted", "none", AT_MS + 100)
     assert (settled.prompt_tokens, settled.completion_tokens) == (0, 0)
+    assert (settled.images, settled.audio_ms) == (0, 0)
+
+
+def test_an_open_request_that_had_delivered_something_costs_its_images_and_audio_too(root):
+    request = opened(1, images=2, audio_ms=1500)
+    abandoned(root, encode_open(request, AT_MS) + encode_progress(request.id, Usage(10, 5), AT_MS + 200))
+    _, (settled,) = recovered(root)
+    assert (settled.flag, settled.images, settled.audio_ms) == ("interrupted", 2, 1500)
 
 
 def test_a_closed_request_is_not_settled_again(root):
