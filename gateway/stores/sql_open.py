@@ -18,12 +18,15 @@ from gateway.core.usage import MeterEvent, Usage
 from gateway.stores.database import Database
 from gateway.stores.schema import meter_events, open_clock, open_requests
 from gateway.stores.spool_format import event_from_json, event_to_json
+from gateway.stores.sql_bulk import insert_rows
 
 CLOCK_STEP_MS_MAX = 15_000  # three passes of a gateway that is alone
 _DATABASE_NOW_MS = {
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
 }
+_COLUMNS = ("id", "event", "usage", "at_ms", "gateway", "lease_until_ms")
+_OR_UPDATE = "ON CONFLICT (id) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
 
@@ -60,13 +63,10 @@ class SqlOpenRequests:
         self._lease_ms = int(lease_s * 1000)
 
     def renew(self, rows: Sequence[OpenRow]) -> None:
-        """Write *rows*, new or known, and begin their leases anew, in one transaction."""
-        insert = self._database.insert(open_requests)
-        changed = {name: insert.excluded[name] for name in ("usage", "at_ms", "gateway", "lease_until_ms")}
-        statement = insert.on_conflict_do_update(index_elements=["id"], set_=changed)
+        """Write *rows*, of a request one each, new or known, and begin their leases anew, in one transaction."""
         with self._database.writing() as connection:
             until_ms = self._advance(connection) + self._lease_ms
-            connection.execute(statement, [self._to_row(row, until_ms) for row in rows])
+            insert_rows(connection, open_requests, _COLUMNS, [self._to_row(row, until_ms) for row in rows], _OR_UPDATE)
 
     def remove(self, event_ids: Sequence[str]) -> None:
         """Forget requests whose final event is in the Journal; to do it again changes nothing."""
@@ -107,16 +107,10 @@ class SqlOpenRequests:
         connection.execute(update(open_clock).values(at_ms=at_ms, seen_ms=now_ms))
         return at_ms
 
-    def _to_row(self, row: OpenRow, until_ms: int) -> dict[str, Any]:
-        usage = row.usage
-        return {
-            "id": row.event.id,
-            "event": json.dumps(event_to_json(row.event)),
-            "usage": json.dumps([usage.prompt, usage.completion, usage.cached, usage.reasoning]),
-            "at_ms": row.at_ms,
-            "gateway": self._owner,
-            "lease_until_ms": until_ms,
-        }
+    def _to_row(self, row: OpenRow, until_ms: int) -> tuple[Any, ...]:
+        event, usage = json.dumps(event_to_json(row.event)), row.usage
+        tokens = json.dumps([usage.prompt, usage.completion, usage.cached, usage.reasoning])
+        return row.event.id, event, tokens, row.at_ms, self._owner, until_ms
 
 
 def _from_row(row: dict[str, Any]) -> OpenRow:
