@@ -19,4 +19,5 @@ OLD = PriceVersion(
 )
 NEW = PriceVersion(id="price_new", model="qwen3", from_ms=1_795_000_000_000, tiers=(tier(0, 150, 333),))
 DOLLARS = PriceVersion(id="price_usd", model="qwen3-8b", from_ms=0, currency="USD", tiers=(tier(0, 41, 83),))
-PRICES = (OLD, NEW, DOLLARS)
+HALF = PriceVersion(id="price_half", model="half", from_ms=0, tiers=(Tier(0, {Unit.OUTPUT: 500_000}),))
+PRICES = (OLD, NEW, DOLLARS, HALF)

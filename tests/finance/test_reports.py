@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+from collections import defaultdict
 from datetime import date
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,17 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from gateway.core.zones import first_moment, load_zone, local_time, parse_interval
+from gateway.core.rating import rate
+from gateway.core.zones import first_moment, hours, load_zone, local_time, parse_interval
 from gateway.errors import InvalidInput
 from gateway.finance.reports import DENIALS, GROUPS, UsageQuery, parse_groups, usage_report
 from gateway.stores.database import Database
-from gateway.stores.schema import meter_events, migrate
+from gateway.stores.schema import meter_events, migrate, usage_days, usage_hours, usage_lines
 from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_directory import SqlDirectory
 from tests.meter_events import event
-from tests.prices import NEW, OLD
+from tests.prices import HALF, NEW, OLD, PRICES
 
 GOLDEN = Path(__file__).parent / "golden"
 HOUR_MS = 3_600_000
+BOOK = {price.id: price for price in PRICES}
 
 
 def ask(journal, start, end, zone="UTC", by="", tenant=None):
@@ -202,6 +206,9 @@ made = st.builds(
     model=st.sampled_from(["m", "n"]),
     outcome=outcomes,
     flag=st.sampled_from(["exact", "delivered", "interrupted", "none"]),
+    service_class=st.sampled_from(["batch", "standard"]),
+    price=st.sampled_from(["", "price_gone", *(price.id for price in PRICES)]),
+    images=st.integers(0, 3),
     arrived_ms=st.integers(1_774_000_000_000, 1_776_000_000_000),
 )
 
@@ -211,6 +218,7 @@ def shared_database(tmp_path_factory):
     url = f"sqlite:///{tmp_path_factory.mktemp('reports') / 'sluice.db'}"
     migrate(url)
     database = Database(url)
+    SqlDirectory(database).put_prices(PRICES)
     yield database
     database.close()
 
@@ -223,7 +231,8 @@ def shared_database(tmp_path_factory):
 )
 def test_totals_are_the_sums_of_rows_and_of_events(shared_database, fields, by, zone):
     with shared_database.writing() as connection:
-        connection.execute(delete(meter_events))
+        for table in (meter_events, usage_hours, usage_days, usage_lines):
+            connection.execute(delete(table))
     journal = SqlJournal(shared_database)
     events = [event(number, **each) for number, each in enumerate(fields)]
     journal.append(events)
@@ -237,3 +246,99 @@ def test_totals_are_the_sums_of_rows_and_of_events(shared_database, fields, by, 
     if "day" in by:
         days = {local_time(each.arrived_ms, report.query.zone).date().isoformat() for each in inside}
         assert {row["day"] for row in report.records()} == days
+    assert report.amounts_nano == amounts(report)
+    assert exact_femto(report) == sum(femto(each) for each in inside)
+    unpriced = [each for each in inside if each.flag != "none" and each.price not in BOOK]
+    assert (totals.unpriced_requests, totals.unpriced_tokens) == (len(unpriced), sum(map(tokens, unpriced)))
+
+
+def tokens(each):
+    return each.prompt_tokens + each.completion_tokens
+
+
+def femto(each):
+    return sum(charge.femto for charge in rate(each, BOOK[each.price])) if each.price in BOOK else 0
+
+
+def exact_femto(report):
+    return sum(line.charge.femto for row in report.rows for line in row.lines)
+
+
+def amounts(report):
+    """Add up the lines as someone with the exported file would."""
+    sums = defaultdict(int)
+    for line in report.line_records():
+        sums[line["currency"]] += line["amount_nano"]
+    return dict(sums)
+
+
+def test_a_group_that_was_charged_in_two_currencies_has_a_row_for_each(journal):
+    """Currencies are never added up; what was charged in none is told once, with the first."""
+    journal.append([event(1, price="price_usd"), event(2, price=OLD.id), event(3), denial(4)])
+    report = ask(journal, "2023-01-01", "2024-01-01", by="tenant")
+    assert [(row.group, row.currency, row.measures.requests) for row in report.rows] == [
+        (("acme",), "CNY", 3),
+        (("acme",), "USD", 1),
+    ]
+    assert report.rows[0].measures.unpriced_requests == 1
+    assert report.amounts_nano == {"CNY": (6 * 300 + 4 * 60 + 20 * 600), "USD": 10 * 41 + 20 * 83}
+
+
+def test_lines_show_what_was_charged_for_with_the_batch_factor_in_the_price(journal):
+    at_tier = {"prompt_tokens": 1000, "cached_tokens": 100, "completion_tokens": 10, "reasoning_tokens": 0}
+    journal.append([event(n, price=OLD.id, service_class="batch", images=1, **at_tier) for n in range(3)])
+    report = ask(journal, "2023-01-01", "2024-01-01", by="class")
+    assert [tuple(line.values())[:7] for line in report.line_records()] == [
+        ("batch", OLD.id, 1, "yes", "input", 2700, "0.45"),
+        ("batch", OLD.id, 1, "yes", "cached_input", 300, "0.45"),
+        ("batch", OLD.id, 1, "yes", "output", 30, "0.9"),
+        ("batch", OLD.id, 1, "yes", "image", 3, "0"),
+    ]
+    rows = list(csv.DictReader(io.StringIO(report.to_csv(lines=True))))
+    assert sum(int(row["amount_nano"]) for row in rows) == report.amounts_nano["CNY"]
+
+
+def test_a_line_is_rounded_once_whatever_it_was_summed_from(journal):
+    """A thousand requests of half a nano-unit each cost 500 nano-units, not nothing."""
+    halves = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 1, "reasoning_tokens": 0}
+    journal.append([event(n, price=HALF.id, **halves) for n in range(1000)])
+    report = ask(journal, "2023-01-01", "2024-01-01")
+    assert report.amounts_nano == {"CNY": 500}
+
+
+def test_hours_are_those_of_the_zones_clocks(journal):
+    zone = ZoneInfo("Asia/Kolkata")
+    start = first_moment(date(2026, 11, 1), zone)
+    journal.append([event(n, arrived_ms=start + n * HOUR_MS // 2) for n in range(-1, 3)])
+    report = ask(journal, "2026-10-31T23:30", "2026-11-01T01:01", "Asia/Kolkata", "day,hour")
+    assert [(*row.group, row.measures.requests) for row in report.rows] == [
+        ("2026-10-31", "2026-10-31T23:00+05:30", 1),
+        ("2026-11-01", "2026-11-01T00:00+05:30", 2),
+        ("2026-11-01", "2026-11-01T01:00+05:30", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours_of_two_parts"), [("Australia/Lord_Howe", 1), ("Europe/Berlin", 0), ("Asia/Kathmandu", 0)]
+)
+def test_hours_adjoin_where_clocks_change(zone, hours_of_two_parts):
+    """Where clocks go back by half an hour, they show the same hour for ninety minutes."""
+    named = ZoneInfo(zone)
+    start, end = first_moment(date(2026, 3, 1), named), first_moment(date(2026, 11, 30), named)
+    cut = list(hours(start, end, named))
+    assert [first for _, first, _ in cut] == [start, *(last for _, _, last in cut[:-1])]
+    assert cut[-1][2] == end
+    assert len({hour.isoformat() for hour, _, _ in cut}) == len(cut) - hours_of_two_parts
+
+
+@pytest.mark.parametrize(
+    ("by", "end", "message"),
+    [
+        ("hour", "2023-03-15", "has 73 days; by hour a report has at most 62"),
+        ("day", "2040-01-01", "by day a report has at most 3700. Shorten it, or leave day out"),
+    ],
+)
+@pytest.mark.parametrize("journal", ["sqlite"], indirect=True)
+def test_a_report_of_too_many_parts_says_what_to_do(journal, by, end, message):
+    with pytest.raises(InvalidInput, match=message):
+        ask(journal, "2023-01-01", end, by=by)
