@@ -14,8 +14,10 @@ from itertools import count
 import structlog
 
 from gateway.control.api import control_app
+from gateway.control.webhook_address import AddressRules
 from gateway.core.credit import CreditMode
 from gateway.core.directory import SERVICE_CLASSES
+from gateway.core.liveness import dead_rules
 from gateway.core.prediction import Predictor
 from gateway.core.request import parse_chat
 from gateway.core.routing import slots
@@ -135,6 +137,8 @@ class Gateway:
         except StoreUnavailable as error:
             log.warning("starting_without_database", reason=str(error))
         await self._directory.start()
+        for rule, flaw in dead_rules(self._directory.snapshot, now_ms()):
+            log.warning("rule_is_dead", id=rule.id, scope=rule.scope, subject=rule.subject, flaw=flaw)
         await self._shipper.start()
         await self._roster.start()
         await self._holds.start()
@@ -285,7 +289,12 @@ class Gateway:
         agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
         planes = {
             "/admin/": control_app(
-                SqlDirectory(self._database), self._roster, settings.admin_token, zone=settings.zone
+                SqlDirectory(self._database),
+                self._roster,
+                settings.admin_token,
+                zone=settings.zone,
+                ledger=SqlBudgets(self._database),
+                addresses=AddressRules(*settings.jobs.address_rules),
             ),
             "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }

@@ -124,6 +124,11 @@ class JobSettings(_Section):
         False, description="Let webhooks go to loopback, link-local and private addresses: whoever has a key may then."
     )
 
+    @property
+    def address_rules(self) -> tuple[bool, bool, bool]:
+        """Whether there is a secret to sign webhooks with, whether they go to http:// and to private addresses."""
+        return self.webhook_secret is not None, self.allows_http_webhooks, self.allows_private_webhooks
+
 
 class RosterSettings(_Section):
     """Workers' leases."""
