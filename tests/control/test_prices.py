@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.control.models import declare_model, retire_model
@@ -303,6 +303,7 @@ def facts(book):
 
 HOUR_MS = 3_600_000
 hours = st.integers(0, 30).map(lambda hour: at("2026-11-22") + hour * HOUR_MS)
+PRICED = {price: read(entry(input=price))[0] for price in "12"}
 acts = st.one_of(
     st.tuples(st.just("import"), hours, st.none() | hours, st.sampled_from("12"), st.booleans(), st.booleans()),
     st.tuples(st.just("withdraw"), st.integers(0, 10)),
@@ -318,15 +319,15 @@ def act(seen, now_ms, what):
         changed = _Planner(seen, now_ms, Permits(), SHANGHAI).take_back(ahead[what[1] % len(ahead)])
     else:
         _, from_ms, to_ms, price, backdate, gaps = what
-        (plain,) = read(entry(input=price))
         try:
-            wanted = [replace(plain, from_ms=from_ms, to_ms=to_ms if to_ms and to_ms > from_ms else None)]
+            wanted = [replace(PRICED[price], from_ms=from_ms, to_ms=to_ms if to_ms and to_ms > from_ms else None)]
             changed = _Planner(seen, now_ms, Permits(backdate=backdate, gaps=gaps), SHANGHAI).add(wanted)
         except InvalidInput:
             return seen
     return list(changed.after.by_id.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2 * HOUR_MS), acts), max_size=25))
 def test_whatever_is_imported_or_withdrawn_the_past_stays_and_nothing_overlaps(story):
     """Up to now, and a minute on, a request is rated by the version it would have been rated by before."""
@@ -343,6 +344,7 @@ def test_whatever_is_imported_or_withdrawn_the_past_stays_and_nothing_overlaps(s
         seen = after
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(hours, st.sampled_from("12")), min_size=1, max_size=8, unique_by=lambda each: each[0]))
 def test_a_book_is_the_same_whether_its_versions_come_at_once_or_one_by_one_in_any_order(wanted):
     (plain,) = read(entry())
