@@ -23,7 +23,7 @@ from tests.chaos.run.world import World
 
 CLIENTS = 64
 LONG_REQUESTS = 500_000  # from here on `database_away` takes minutes, not seconds
-HOLD_S = 0.5
+HOLD_S = 2.0
 AWAY_S, LONG_AWAY_S = 4.0, 120.0
 SHIPPED_WITHIN_S = 120
 
