@@ -37,6 +37,7 @@ def finance_app(
         zone: str = zone,
         group_by: str = "",
         tenant: _Text = None,
+        lines: bool = False,
         output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     ) -> Response:
         named = load_zone(zone)
@@ -45,7 +46,7 @@ def finance_app(
         query = UsageQuery(from_ms=from_ms, to_ms=to_ms, zone=named, group_by=groups, tenant=tenant)
         report = usage_report(journal, query)
         if output == "csv":
-            return Response(report.to_csv(), media_type="text/csv")
+            return Response(report.to_csv(lines=lines), media_type="text/csv")
         return Response(json.dumps(report.to_json()), media_type="application/json")
 
     @app.get(f"{PREFIX}/reconcile")

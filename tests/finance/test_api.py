@@ -13,6 +13,7 @@ from gateway.stores.sql import SqlJournal
 from gateway.stores.sql_work import SqlWork
 from tests.finance.test_reconcile import reading, served
 from tests.meter_events import event
+from tests.prices import OLD
 
 TOKEN = "an-admin-token"
 
@@ -41,6 +42,16 @@ def test_usage_is_answered_as_csv(client, journal):
     answer = client.get("/finance/v1/usage?from=2023-11-01&to=2023-12-01&format=csv&group_by=day&zone=UTC")
     assert answer.headers["content-type"].startswith("text/csv")
     assert next(csv.DictReader(io.StringIO(answer.text)))["day"] == "2023-11-14"
+
+
+def test_lines_are_answered_as_csv(client, journal):
+    journal.append([event(1, price=OLD.id)])
+    answer = client.get("/finance/v1/usage?from=2023-11-01&to=2023-12-01&format=csv&lines=true")
+    units = [row["unit"] for row in csv.DictReader(io.StringIO(answer.text))]
+    assert units == ["input", "cached_input", "output", "reasoning"]
+    answer = client.get("/finance/v1/usage?from=2023-11-01&to=2023-12-01").json()
+    assert [line["unit"] for line in answer["lines"]] == units
+    assert answer["amounts"] == [{"amount": "0.00001404", "amount_nano": 14040, "currency": "CNY"}]
 
 
 def test_an_interval_left_out_is_this_month_so_far(client, journal):
