@@ -77,14 +77,26 @@ def simulated(tmp_path_factory):
         yield http
 
 
-@pytest.fixture(scope="session")
-def real(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vllm")
+@contextmanager
+def running_vllm(folder, extra_args=()):
     model = folder / "tiny"
     subprocess.run([sys.executable, "-m", "workers.hub.tiny", str(model)], check=True, capture_output=True)
     port = free_port("127.0.0.1")
-    launch = vllm.launch(replace(options(model, port), extra_args=TOOLS))
+    launch = vllm.launch(replace(options(model, port), extra_args=extra_args))
     with running(launch, port, folder / "log") as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    with running_vllm(tmp_path_factory.mktemp("vllm")) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def real_with_tools(tmp_path_factory):
+    """One that takes tools; its streams have frames that others have not, so it is not the one compared with."""
+    with running_vllm(tmp_path_factory.mktemp("tools"), TOOLS) as http:
         yield http
 
 

@@ -196,6 +196,9 @@ async def test_a_cut_stream_does_not_know_its_cached_tokens_and_bills_them_as_in
     assert cut["prompt_tokens"] > 128
 
 
+@pytest.mark.parametrize(
+    "engine", ["simulated", pytest.param("real_with_tools", marks=pytest.mark.vllm)], indirect=True
+)
 async def test_a_tool_call_is_billed_like_text(metered):
     function = {"name": "open", "parameters": {"type": "object", "properties": {"gate": {"type": "integer"}}}}
     choice = {"type": "function", "function": {"name": "open"}}
