@@ -45,3 +45,14 @@ class Bindings(Generic[_Rule]):
             for rule in self.by_subject.get(subject, ()):
                 if rule.model in ("", model) and rule.tenant in ("", tenant):
                     yield rule
+
+    def of_caller(self, tenant: str, project: str, key: str) -> Iterator[_Rule]:
+        """Give those that may bind a request of *key*, whatever model it is for."""
+        mine = {
+            (Scope.TENANT.value, tenant),
+            (Scope.PROJECT.value, project_subject(tenant, project)),
+            (Scope.KEY.value, key),
+        }
+        for subject, rules in self.by_subject.items():
+            if subject in mine or subject[0] == Scope.MODEL.value:
+                yield from (rule for rule in rules if rule.tenant in ("", tenant))

@@ -15,7 +15,7 @@ class Known:
     """What limits and budgets may name. *keys* are by id, those that work; *projects* are those that have one."""
 
     tenants: Mapping[str, Tenant]
-    keys: Mapping[str, Key]
+    keys: Collection[str]
     projects: Collection[str]
     models: Mapping[str, Model]
     prices: PriceBook
@@ -23,9 +23,14 @@ class Known:
     @classmethod
     def of(cls, snapshot: Snapshot, now_ms: int) -> "Known":
         """Gather it from the whole Directory."""
-        keys = {key.id: key for key in snapshot.keys.values() if key_works(key, now_ms)}
-        projects = {project_subject(key.tenant, key.project) for key in keys.values()}
-        return cls(snapshot.tenants, keys, projects, snapshot.models, snapshot.prices)
+        keys = [key for key in snapshot.keys.values() if key_works(key, now_ms)]
+        projects = {project_subject(key.tenant, key.project) for key in keys}
+        return cls(snapshot.tenants, {key.id for key in keys}, projects, snapshot.models, snapshot.prices)
+
+    @classmethod
+    def of_caller(cls, snapshot: Snapshot, tenant: str, project: str, key: str) -> "Known":
+        """Gather it for who has just called with *key*, which therefore works."""
+        return cls(snapshot.tenants, {key}, {project_subject(tenant, project)}, snapshot.models, snapshot.prices)
 
 
 def key_works(key: Key, now_ms: int) -> bool:

@@ -13,7 +13,7 @@ import structlog
 from gateway.core.ids import request_id
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
-from gateway.serve import agents, chat, models, places, usage_api
+from gateway.serve import agents, chat, limits_api, models, places, usage_api
 from gateway.serve.agents import Agents
 from gateway.serve.health import Health
 from gateway.serve.http import Call, ClientGone, Receive, Reply, Scope, Send, run_until_client_leaves
@@ -53,6 +53,7 @@ class Edge:
             chat.PATH: {"POST": chat.serve_chat},
             models.PATH: {"GET": models.serve_models},
             usage_api.PATH: {"GET": usage.serve},
+            limits_api.PATH: {"GET": limits_api.serve_limits},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,6 +23,7 @@ from gateway.core.usage import MeterEvent, Usage
 from gateway.core.worst_case import Reach, as_usage, at_most, bounded, expected, most_nano, started, unbounded_part
 from gateway.ports.directory import DirectoryReader
 from gateway.ports.holds import Holds
+from gateway.serve.authn import Caller
 from gateway.serve.http import Reply
 from gateway.serve.metering import MeterRecord
 
@@ -109,6 +110,15 @@ class Holding:
         headers += rate_headers(standings)
         self._follow(ask, record, request)
         return request
+
+    async def standings(self, caller: Caller, at_ms: int) -> Standings:
+        """Tell how everything stands that may bind a request of *caller*, whatever model it is for."""
+        whose = caller.tenant, caller.project, caller.key
+        limits = (limit_ask(limit, Usage()) for limit in self._declared.limits.of_caller(*whose))
+        budgets = (self._account(budget, at_ms, 0) for budget in self._declared.budgets.of_caller(*whose))
+        return await self._holds.standings(
+            Ask(id="", tenant=caller.tenant, limits=tuple(limits), budgets=tuple(budgets))
+        )
 
     def release(self, hold_id: str) -> None:
         """End a hold as if it had never been, if it has not been settled."""
