@@ -92,7 +92,8 @@ class Holds(Protocol):
         """
         Tell how limits and budgets stand without taking anything; quantities do not matter. One call per hash tag.
 
-        While the store is away: how they stand here alone, with `is_shared` false.
+        While the store is away: how they stand here alone, with `is_shared` false. Raises Refused(BUDGET_UNAVAILABLE)
+        if there is a hard budget that nobody has heard of and the Journal does not answer.
         """
 
     async def start(self) -> None:

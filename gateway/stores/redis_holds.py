@@ -127,6 +127,8 @@ class RedisHolds:
             self._group(_tenant_tag(tenant)).forget(owner)
 
     async def standings(self, asks: Ask) -> Standings:
+        if self._bases.lacks(asks):
+            await self._bases.make_known(asks)
         try:
             return _joined([await group.ask(part, is_look=True) for group, part in self._parts(asks)])
         except StoreUnavailable:

@@ -48,7 +48,7 @@ async def open_holds(kind: str, url: str | None, journal: Journal | None = None,
         redis, holds = None, MemoryHolds(owner, journal.read, **options)
     else:
         redis = connect(url)
-        holds = RedisHolds(redis, owner, journal.read, **{"settled_s": 0.0, **options})
+        holds = RedisHolds(redis, owner, journal.read, **{"settled_s": 0.0, "store_timeout_s": 5.0, **options})
     await holds.start()
     try:
         yield holds

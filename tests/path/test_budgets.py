@@ -11,7 +11,7 @@ from tests.conformance.holds import ask
 from tests.conformance.holds import budget as a_budget_ask
 from tests.servers.prices import declare as declare_prices
 from tests.servers.prices import version
-from tests.servers.rules import LONG, a_budget, a_limit, beside, chat, client_of, declare
+from tests.servers.rules import LONG, a_budget, a_limit, beside, chat, client_of, declare, known
 from tests.waiting import until
 
 MILLI = 10**6  # nano-units
@@ -141,12 +141,13 @@ async def test_a_request_that_fails_costs_its_budget_nothing(priced):
 async def test_three_gateways_and_a_nearly_empty_hard_budget(start_path, redis_url):
     worst_nano = 645_001  # of one request: its bytes, a template, and 20 tokens; each costs about 30
     budget = a_budget(5 * worst_nano)
-    async with start_path(count=1, redis_url=redis_url) as path, beside(path) as second, beside(path) as third:
+    options = {"redis_url": redis_url, "queue": {"store_timeout_s": 10}}  # all three share one loop, and are slow
+    async with start_path(count=1, **options) as path, beside(path) as second, beside(path) as third:
         paths = (path, second, third)
         await declare_prices(path, PRICE)
         await declare(path, budget)
         for other in paths[1:]:
-            await other.gateway._directory.refresh()
+            await known(other, budget)
         async with client_of(path) as a, client_of(second) as b, client_of(third) as c:
             answers = await asyncio.gather(*(chat((a, b, c)[number % 3]) for number in range(300)))
             while answers[-1].status_code == 200 or _is_held(answers[-1]):

@@ -13,6 +13,7 @@ from gateway.core.budgets import Budget
 from gateway.core.limits import Limit
 from gateway.serve.protocol import SluiceProtocol
 from gateway.stores.sql_directory import SqlDirectory
+from tests.waiting import until
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20, "ignore_eos": True}
 LONG = BODY | {"max_tokens": 2000, "stream": True}
@@ -33,7 +34,20 @@ async def declare(path, *rules: Limit | Budget) -> None:
     store = SqlDirectory(path.gateway._database)
     for rule in rules:
         (store.put_limit if isinstance(rule, Limit) else store.put_budget)(rule)
-    await path.gateway._directory.refresh()
+    await known(path, *rules)
+
+
+async def known(path, *rules: Limit | Budget) -> None:
+    """Wait until the gateway of *path* goes by *rules*."""
+    follower = path.gateway._directory
+
+    def are_known():
+        snapshot = follower.snapshot
+        return all(
+            (snapshot.limits if isinstance(rule, Limit) else snapshot.budgets).get(rule.id) == rule for rule in rules
+        )
+
+    await until(are_known)
 
 
 def client_of(path) -> httpx.AsyncClient:
