@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from gateway.core.binding import Bindings, project_subject
+from gateway.core.binding import Bindings
 from gateway.core.budgets import Budget, BudgetKind, spending
 from gateway.core.hold_refusals import OverLimit, stream_over_budget, unbounded, unpriced
 from gateway.core.holds import Ask, BudgetAsk, LimitAsk, LimitStanding, Standings
-from gateway.core.limits import Limit, Metric, Scope, counted
+from gateway.core.limits import Limit, Metric, counted
 from gateway.core.outcome import Outcome
 from gateway.core.periods import account, calendar
 from gateway.core.prices import PriceVersion
@@ -112,17 +112,12 @@ class Holding:
         return request
 
     async def standings(self, caller: Caller, at_ms: int) -> Standings:
-        """Tell how all limits and budgets of *caller* stand, of whatever model."""
-        limits, budgets = self._declared.limits.by_subject, self._declared.budgets.by_subject
-        whose = (
-            (Scope.TENANT.value, caller.tenant),
-            (Scope.PROJECT.value, project_subject(caller.tenant, caller.project)),
-            (Scope.KEY.value, caller.key),
-        )
-        asks = [limit_ask(limit, Usage()) for subject in whose for limit in limits.get(subject, ())]
-        accounts = [self._account(budget, at_ms, 0) for subject in whose for budget in budgets.get(subject, ())]
+        """Tell how everything stands that may bind a request of *caller*, whatever model it is for."""
+        whose = caller.tenant, caller.project, caller.key
+        limits = (limit_ask(limit, Usage()) for limit in self._declared.limits.of_caller(*whose))
+        budgets = (self._account(budget, at_ms, 0) for budget in self._declared.budgets.of_caller(*whose))
         return await self._holds.standings(
-            Ask(id="", tenant=caller.tenant, limits=tuple(asks), budgets=tuple(accounts))
+            Ask(id="", tenant=caller.tenant, limits=tuple(limits), budgets=tuple(budgets))
         )
 
     def release(self, hold_id: str) -> None:

@@ -1,10 +1,13 @@
-"""GET /v1/limits: the limits and budgets of the caller's key, project and tenant, and what is left of each, now."""
+"""GET /v1/limits: each limit and budget that binds the caller's own key, what is left of it, and when it clears."""
 
 import json
 from typing import Any
 
-from gateway.core.budgets import BudgetKind
+from gateway.core.budgets import Budget, BudgetKind
 from gateway.core.holds import BudgetStanding, LimitStanding
+from gateway.core.limits import Limit
+from gateway.core.liveness import Known, flaw_of
+from gateway.core.money import format_nano
 from gateway.serve.http import Call, Reply
 from gateway.serve.plane import Plane
 
@@ -12,56 +15,50 @@ PATH = "/v1/limits"
 
 
 async def serve_limits(call: Call, plane: Plane, reply: Reply) -> None:
-    """
-    Answer a caller about its own. It takes nothing, costs nothing and leaves no meter event.
-
-    Limits of a model as a whole are not told: what is used of them is other tenants' business. Raises Refused: 401, and
-    503 while nobody can tell what a hard budget has left.
-    """
+    """Tell a caller how its limits and budgets stand now. It costs nothing, and leaves no meter event."""
     caller = plane.authn.identify(call.headers)
     standings = await plane.holds.standings(caller, call.arrived_ms)
+    snapshot = plane.directory.snapshot
+    known = Known.of_caller(snapshot, caller.tenant, caller.project, caller.key)
+
+    def whether_live(rule: Limit | Budget) -> dict[str, Any]:
+        flaw = flaw_of(rule, known, call.arrived_ms)
+        return {"is_live": not flaw, "flaw": flaw}
+
     body = {
         "object": "sluice.limits",
-        "tenant": caller.tenant,
-        "project": caller.project,
-        "key": caller.key,
         "is_shared": standings.is_shared,
-        "limits": [_limit(standing) for standing in standings.limits],
-        "budgets": [_budget(standing) for standing in standings.budgets],
+        "limits": [limit_to_json(each) | whether_live(snapshot.limits[each.ask.id]) for each in standings.limits],
+        "budgets": [budget_to_json(each) | whether_live(snapshot.budgets[each.ask.id]) for each in standings.budgets],
     }
     await reply.answer(200, json.dumps(body).encode())
 
 
-def _limit(standing: LimitStanding) -> dict[str, Any]:
+def limit_to_json(standing: LimitStanding) -> dict[str, Any]:
+    """Give how a limit stands; *clears_in_s* is when all of it is free, None: when what is under way ends."""
     ask, clears_in_s = standing.ask, standing.clears_in_s
     return {
-        "id": ask.id,
-        "scope": ask.scope,
-        "subject": ask.subject,
-        "model": ask.model,
-        "metric": ask.metric,
-        "amount": ask.amount,
+        **{name: getattr(ask, name) for name in ("id", "scope", "subject", "model", "metric")},
+        "allowed": ask.amount,
         "used": standing.used,
-        "remaining": standing.remaining,
-        "clears_in_s": None if clears_in_s is None else round(clears_in_s, 1),
+        "left": standing.remaining,
+        "clears_in_s": None if clears_in_s is None else round(clears_in_s, 3),
     }
 
 
-def _budget(standing: BudgetStanding) -> dict[str, Any]:
-    """Give amounts in nano-units of the currency; of a quota, which has none, in tokens."""
+def budget_to_json(standing: BudgetStanding) -> dict[str, Any]:
+    """Give how a budget stands, money in its currency; *ends_ms* is when its next period begins."""
     ask = standing.ask
+    is_tokens, is_prepaid = ask.kind == BudgetKind.TOKENS.value, ask.kind == BudgetKind.PREPAID.value
+
+    def shown(amount: int) -> str | int:
+        return amount if is_tokens else format_nano(amount)
+
     return {
-        "id": ask.id,
-        "scope": ask.scope,
-        "subject": ask.subject,
-        "model": ask.model,
-        "kind": ask.kind,
-        "is_hard": ask.is_hard,
-        "currency": None if ask.kind == BudgetKind.TOKENS.value else ask.currency,
-        "begins_at": ask.begins_ms // 1000,
-        "ends_at": None if ask.ends_ms is None else ask.ends_ms // 1000,
-        "amount": ask.amount,
-        "spent": standing.spent + standing.unshipped,
-        "held": standing.held,
-        "available": standing.available,
+        **{name: getattr(ask, name) for name in ("id", "scope", "subject", "model", "kind", "is_hard", "ends_ms")},
+        "currency": None if is_tokens else ask.currency,
+        "allowed": None if is_prepaid else shown(ask.amount),
+        "used": None if is_prepaid else shown(standing.spent + standing.unshipped),
+        "held": shown(standing.held),
+        "left": shown(standing.available),
     }

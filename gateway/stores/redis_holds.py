@@ -130,7 +130,8 @@ class RedisHolds:
         if self._bases.lacks(asks):
             await self._bases.make_known(asks)
         try:
-            return _joined([await group.ask(part, is_look=True) for group, part in self._parts(asks)])
+            looks = [group.ask(part, is_look=True) for group, part in self._parts(asks)]
+            return _joined(asks, await asyncio.gather(*looks))
         except StoreUnavailable:
             return self._local.standings(asks, self._gateways, is_shared=False)
 
@@ -165,7 +166,7 @@ class RedisHolds:
         for group, part in self._parts(ask):
             answers.append(await self._decided(group, part))
             answers[-1].verdict.check(self._now_ms())
-        return _joined(answers)
+        return _joined(ask, answers)
 
     async def _decided(self, group: HoldGroup, part: Ask) -> Answered:
         """Have *part* decided, once its bases are known and its tag is old enough."""
@@ -194,16 +195,7 @@ class RedisHolds:
 
     def _parts(self, ask: Ask) -> list[tuple[HoldGroup, Ask]]:
         """Split *ask* by hash tags: what is the tenant's first, so that its refusals never touch a model's limits."""
-        own = tuple(limit for limit in ask.limits if limit.tenant)
-        of_model = tuple(limit for limit in ask.limits if not limit.tenant)
-        parts = []
-        if own or ask.budgets:
-            part = Ask(id=ask.id, tenant=ask.tenant, limits=own, budgets=ask.budgets)
-            parts.append((self._group(_tenant_tag(ask.tenant)), part))
-        if of_model:
-            part = Ask(id=ask.id + MODEL_PART, tenant="", limits=of_model)
-            parts.append((self._group(_model_tag(of_model[0].subject)), part))
-        return parts
+        return [(self._group(tag), part) for tag, part in _by_tag(ask)]
 
     def _tell(self, hold: Hold | None, corrections: list[Correction]) -> None:
         """Have Redis told what a hold's end changed; what began while it was away is corrected here."""
@@ -260,16 +252,17 @@ def _model_tag(model: str) -> str:
 
 
 def _by_tag(ask: Ask) -> list[tuple[str, Ask]]:
-    """Name the hash tags of a hold; one that began while Redis was away may be of both."""
+    """Split *ask* by hash tags: the tenant's part under its own id, then those of models under an id of theirs."""
     own = tuple(limit for limit in ask.limits if limit.tenant)
-    of_model = tuple(limit for limit in ask.limits if not limit.tenant)
-    tags = [(_tenant_tag(ask.tenant), Ask(id=ask.id, tenant=ask.tenant, limits=own, budgets=ask.budgets))]
-    if of_model:
-        tags.append((_model_tag(of_model[0].subject), Ask(id=ask.id, tenant="", limits=of_model)))
-    return tags if own or ask.budgets else tags[1:]
+    parts = [(_tenant_tag(ask.tenant), Ask(id=ask.id, tenant=ask.tenant, limits=own, budgets=ask.budgets))]
+    for model in dict.fromkeys(limit.subject for limit in ask.limits if not limit.tenant):
+        of_model = tuple(limit for limit in ask.limits if not limit.tenant and limit.subject == model)
+        parts.append((_model_tag(model), Ask(id=ask.id + MODEL_PART, tenant="", limits=of_model)))
+    return parts if own or ask.budgets else parts[1:]
 
 
-def _joined(answers: Sequence[Answered]) -> Standings:
+def _joined(ask: Ask, answers: Sequence[Answered]) -> Standings:
     standings = [answered.verdict.standings for answered in answers]
-    limits = tuple(limit for each in standings for limit in each.limits)
-    return Standings(limits, tuple(budget for each in standings for budget in each.budgets))
+    limits = {standing.ask.id: standing for each in standings for standing in each.limits}
+    budgets = tuple(standing for each in standings for standing in each.budgets)
+    return Standings(tuple(limits[limit.id] for limit in ask.limits), budgets)

@@ -258,3 +258,18 @@ async def test_the_limit_of_a_model_binds_all_tenants_and_costs_nothing_when_a_t
     assert not await passes(holds, ask(limit("requests", 600), of_model))
     standings = await holds.standings(ask(limit("requests", 600), of_model))
     assert [each.used for each in standings.limits] == [5, 5]
+
+
+async def test_standings_come_in_the_order_in_which_they_were_asked_for(holds):
+    def of_model(name):
+        return limit("requests", 60, id=f"lim-{name}", scope="model", subject=name, tenant="")
+
+    asked = [of_model("qwen"), limit("requests", 600), of_model("glm"), limit("tokens", 6000)]
+    await holds.hold(ask(*asked[:2]))
+    standings = await holds.standings(ask(*asked))
+    assert [(each.ask.id, each.used) for each in standings.limits] == [
+        ("lim-qwen", 1),
+        ("lim-key-requests", 1),
+        ("lim-glm", 0),
+        ("lim-key-tokens", 0),
+    ]
