@@ -180,6 +180,19 @@ async def test_a_job_is_held_and_settled_once(start_path, redis_url):
 
 
 @pytest.mark.redis
+async def test_jobs_over_a_limit_wait_for_it_and_do_not_fail(start_path, redis_url):
+    async with start_path(count=1, redis_url=redis_url) as path, client_of(path) as client:
+        await declare(path, a_limit("requests", 60), a_limit("concurrent", 2))
+        tickets = [(await chat(client, headers={"prefer": "respond-async"})).json() for _ in range(7)]
+        async with asyncio.timeout(30):
+            for ticket in tickets:
+                while (status := (await client.get(ticket["status_url"])).json()["status"]) != "completed":
+                    assert status in ("queued", "running")
+                    await asyncio.sleep(0.05)
+        assert len(await path.events()) == 7
+
+
+@pytest.mark.redis
 async def test_a_job_over_its_budget_fails_and_says_why(start_path, redis_url):
     async with start_path(count=1, redis_url=redis_url) as path, client_of(path) as client:
         await declare_prices(path, PRICE)
