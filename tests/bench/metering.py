@@ -2,7 +2,8 @@
 What metering costs: time at both ends of a stream, and CPU.
 
 The times compare three gateways at the same time, over the same worker: one as it is, one whose spool lies in memory,
-where a sync costs nothing, and one where nobody waits for the spool's disk. What the disk alone takes stands beside it.
+where a sync costs nothing, and one where nobody waits for its spool. All else lies in memory, too, so that the disk has
+one writer; what it alone takes stands beside the figures.
 The CPU is that of a process which opens, progresses and closes requests in a spool and ships them; SQLite's is in it,
 PostgreSQL's is told apart. `python -m tests.bench.metering` runs it alone.
 """
@@ -39,21 +40,19 @@ from tests.servers.postgres_server import PostgresServer
 from tests.waiting import until
 
 RUNS = 3
-STREAMS, AT_ONCE = 80, 4  # of each gateway
-STARTS = 100  # of each gateway, one at a time, for the time to the first token
+STREAMS = 40  # of each gateway, one after the other
 SYNCS, RECORD = 100, b"x" * 700
 MEMORY = Path("/dev/shm")
 BODY = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "river " * 200}],
-    "max_tokens": 40,
+    "max_tokens": 15,
     "stream": True,
     "ignore_eos": True,
 }
-SHORT = BODY | {"max_tokens": 2}
 # Some 20 ms of prefill, as a small model's on a GPU has at the least: OPEN is written meanwhile.
 SIM = ("--inter-token-ms=10", "--prefill-tokens-per-s=10000")
-REQUESTS, OPEN_AT_ONCE = 3000, 100
+REQUESTS, OPEN_AT_ONCE = 2000, 100
 
 
 class BenchGateway(GatewayServer):
@@ -67,11 +66,11 @@ class BenchGateway(GatewayServer):
 def measure(folder: Path) -> dict[str, float]:
     """Run the benchmark; gives medians over RUNS runs, with the spread of each."""
     with ExitStack() as stack:
-        installation = Installation(folder / "home", SLUICE_LOG_LEVEL="warning")
+        memory = Path(stack.enter_context(TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else folder)))
+        installation = Installation(memory / "home", SLUICE_LOG_LEVEL="warning")
         stack.callback(installation.close)
         key = installation.declare()
-        memory = Path(stack.enter_context(TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else folder)))
-        for kind, home in (("waits", folder), ("waits-in-memory", memory), ("does-not", folder)):
+        for kind, home in (("waits", folder), ("waits-in-memory", memory), ("does-not", memory)):
             installation.gateways.append(BenchGateway(kind, home, installation.environ))
             installation.gateways[-1].start()
         options = ("--max-num-seqs", "64", *(f"--engine-arg={option}" for option in SIM))
@@ -99,16 +98,15 @@ def _postgres() -> Iterator[PostgresServer | None]:
 
 def _one_run(urls: list[str], key: str, postgres: PostgresServer | None, folder: Path) -> dict[str, float]:
     folder.mkdir()
-    waited, in_memory, unwaited = asyncio.run(_all_streams(urls, key, BODY, STREAMS, AT_ONCE))
-    first_waited, first_in_memory, first_unwaited = asyncio.run(_all_streams(urls, key, SHORT, STARTS, 1))
+    waited, in_memory, unwaited = asyncio.run(_all_streams(urls, key))
     figures = {
         "end_of_stream_p50_ms": waited.end_ms,
         "end_of_stream_added_p50_ms": waited.end_ms - unwaited.end_ms,
         "end_added_in_memory_p50_ms": in_memory.end_ms - unwaited.end_ms,
         "disk_sync_p50_ms": _disk_sync_ms(folder),
-        "ttft_p50_ms": first_waited.ttft_ms,
-        "ttft_ratio": first_waited.ttft_ms / first_unwaited.ttft_ms,
-        "ttft_in_memory_ratio": first_in_memory.ttft_ms / first_unwaited.ttft_ms,
+        "ttft_p50_ms": waited.ttft_ms,
+        "ttft_ratio": waited.ttft_ms / unwaited.ttft_ms,
+        "ttft_in_memory_ratio": in_memory.ttft_ms / unwaited.ttft_ms,
         "cpu_us_spool": asyncio.run(_cpu_us(folder / "alone", None)),
         "cpu_us_with_sqlite": asyncio.run(_cpu_us(folder / "sqlite", f"sqlite:///{folder / 'sluice.db'}")),
     }
@@ -140,22 +138,17 @@ def _disk_sync_ms(folder: Path) -> float:
     return 1000 * statistics.median(times)
 
 
-async def _all_streams(urls: list[str], key: str, body: dict, streams: int, at_once: int) -> list[_Times]:
-    return await asyncio.gather(*(_streams(url, request_bytes(url, key, body), streams, at_once) for url in urls))
+async def _all_streams(urls: list[str], key: str) -> list[_Times]:
+    return await asyncio.gather(*(_streams(url, request_bytes(url, key, BODY)) for url in urls))
 
 
-async def _streams(url: str, data: bytes, streams: int, at_once: int) -> _Times:
-    pool = ConnectionPool(connect_timeout_s=10, keep_alive_s=60)
-    left, times = iter(range(streams)), []
-
-    async def client() -> None:
-        for _ in left:
-            connection = pool.take_idle(url) or await pool.connect(url)
-            connection.send(data)
-            times.append(await _stream(connection))
-            pool.give_back(url, connection)
-
-    await asyncio.gather(*(client() for _ in range(at_once)))
+async def _streams(url: str, data: bytes) -> _Times:
+    pool, times = ConnectionPool(connect_timeout_s=10, keep_alive_s=60), []
+    for _ in range(STREAMS):
+        connection = pool.take_idle(url) or await pool.connect(url)
+        connection.send(data)
+        times.append(await _stream(connection))
+        pool.give_back(url, connection)
     pool.close()
     first, end = zip(*times, strict=True)
     return _Times(1000 * statistics.median(first), 1000 * statistics.median(end))

@@ -1,7 +1,7 @@
 """
 A gateway to compare with: nobody waits for its spool's disk, everything else is as it is.
 
-`python -m tests.bench.metering_gateway waits` is the same program with the spool as it is.
+`python -m tests.bench.metering_gateway does-not`; with any other name it is the gateway as it is.
 """
 
 import asyncio
@@ -52,4 +52,4 @@ async def main(kind: type[Gateway]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(Gateway if sys.argv[1] == "waits" else UnwaitedGateway))
+    uvloop.run(main(UnwaitedGateway if sys.argv[1] == "does-not" else Gateway))
