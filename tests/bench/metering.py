@@ -92,8 +92,10 @@ def _postgres() -> Iterator[PostgresServer | None]:
     with TemporaryDirectory(prefix="postgres-") as folder:
         server = PostgresServer(Path(folder))
         server.start()
-        yield server
-        server.stop()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _one_run(urls: list[str], key: str, postgres: PostgresServer | None, folder: Path) -> dict[str, float]:
