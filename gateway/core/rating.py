@@ -70,12 +70,15 @@ def quantities(of: Counted) -> dict[Unit, int]:
 
 def charge(counted: Mapping[Unit, int], price: PriceVersion, tier: int, *, is_batch: bool) -> tuple[Charge, ...]:
     """Rate quantities of requests that were all of one tier and all, or none, served in class batch."""
+    return tuple(
+        Charge(unit, counted[unit], femto) for unit, femto in _femto(counted, price, tier, is_batch=is_batch).items()
+    )
+
+
+def _femto(counted: Mapping[Unit, int], price: PriceVersion, tier: int, *, is_batch: bool) -> dict[Unit, int]:
     thousandths = price.batch_thousandths if is_batch else FACTOR_ONE
     prices = price.tiers[tier]
-    return tuple(
-        Charge(unit, quantity, quantity * (prices.of(unit) * thousandths // FACTOR_ONE))
-        for unit, quantity in counted.items()
-    )
+    return {unit: quantity * (prices.of(unit) * thousandths // FACTOR_ONE) for unit, quantity in counted.items()}
 
 
 def is_batch(service_class: str) -> bool:
@@ -98,4 +101,7 @@ def rated(event: MeterEvent, price: PriceVersion | None) -> Rated:
     """Rate one event by the *price* it names; None: that is not known."""
     if price is None:
         return Rated(event, "", 0, None)
-    return Rated(event, price.currency, price.tier_of(event.prompt_tokens), cost_nano(rate(event, price)))
+    tier = price.tier_of(event.prompt_tokens)
+    # As cost_nano of its charges, without making them: every event is rated once on its way into the ledger.
+    femto = _femto(quantities(event), price, tier, is_batch=is_batch(event.service_class))
+    return Rated(event, price.currency, tier, round_to_nano(sum(femto.values())))
