@@ -12,6 +12,8 @@ from gateway.errors import StoreUnavailable
 from gateway.ports.holds import ReadBases
 from gateway.stores.hold_sums import BASES_MAX, OwnSums
 
+FAILED_S = 2.0  # after a reading failed, nobody waits for another one
+
 log = structlog.get_logger()
 
 
@@ -23,6 +25,7 @@ class BaseReading:
         self._read = read
         self._one = asyncio.Lock()
         self._read_s: dict[str, float] = {}
+        self._failed_s = -inf
 
     def lacks(self, ask: Ask) -> bool:
         """Tell whether the base of an account of *ask* is not known here."""
@@ -36,16 +39,21 @@ class BaseReading:
         """
         async with self._one:
             wanted = [budget for budget in ask.budgets if self._is_wanted(budget, since_s)]
-            if not wanted:
-                return
-            began_s = asyncio.get_running_loop().time()
-            try:
-                self._sums.learn(await self._read(wanted))
-                self._note_read(wanted, began_s)
-            except StoreUnavailable as error:
-                log.warning("budget_base_unknown", accounts=len(wanted), reason=str(error))
-                if hard := hard_budgets(ask):
-                    raise budget_unavailable(hard, "the Journal does not answer") from error
+            if wanted and not await self._has_read(wanted) and (hard := hard_budgets(ask)):
+                raise budget_unavailable(hard, "the Journal does not answer")
+
+    async def _has_read(self, wanted: Sequence[BudgetAsk]) -> bool:
+        began_s = asyncio.get_running_loop().time()
+        if began_s < self._failed_s + FAILED_S:
+            return False
+        try:
+            self._sums.learn(await self._read(wanted))
+        except StoreUnavailable as error:
+            self._failed_s = asyncio.get_running_loop().time()
+            log.warning("budget_base_unknown", accounts=len(wanted), reason=str(error))
+            return False
+        self._note_read(wanted, began_s)
+        return True
 
     def _is_wanted(self, budget: BudgetAsk, since_s: float) -> bool:
         is_known = budget.account in self._sums.bases

@@ -220,6 +220,15 @@ async def test_without_the_journal_an_unknown_hard_budget_is_refused_and_a_soft_
     assert await passes(holds, ask(budget(100, 1, is_hard=False, account="soft@0")))
 
 
+async def test_a_journal_that_does_not_answer_is_not_waited_for_by_each_request(make_holds):
+    journal = Journal()
+    journal.is_away = True
+    holds = await make_holds(journal)
+    for _ in range(10):
+        assert await passes(holds, ask(budget(100, 1, is_hard=False)))
+    assert journal.reads == 1
+
+
 async def test_amounts_beyond_what_a_double_holds_are_exact(make_holds):
     journal = Journal()
     journal.spend("bud@0", 2**62)
