@@ -30,6 +30,7 @@ from gateway.ports.queue import AdmissionQueue, Occupancy
 from gateway.serve import chat
 from gateway.serve.admission import Admission, WaitLimits
 from gateway.serve.agents import Agents
+from gateway.serve.alerts import Alerts
 from gateway.serve.authn import Authn
 from gateway.serve.edge import Edge
 from gateway.serve.health import Component, Health
@@ -43,7 +44,7 @@ from gateway.serve.runner import RunnerRules
 from gateway.serve.upstream import Upstream, UpstreamLimits
 from gateway.serve.usage_api import UsageApi
 from gateway.serve.waiting import Waiting, WaitingRules
-from gateway.serve.webhooks import WebhookRules
+from gateway.serve.webhooks import WebhookRules, Webhooks
 from gateway.serve.wire import ConnectionPool
 from gateway.settings import Settings
 from gateway.stores.budget_feed import BudgetFeed, FedJournal
@@ -65,6 +66,7 @@ from gateway.stores.shipper import Shipper
 from gateway.stores.spool import FileSpool
 from gateway.stores.spool_metrics import watch_spool
 from gateway.stores.sql import SqlJournal
+from gateway.stores.sql_alerts import SqlAlerts
 from gateway.stores.sql_balances import SqlBudgets
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_open import SqlOpenRequests
@@ -110,7 +112,10 @@ class Gateway:
         self._usage = UsageApi(
             partial(live_usage, self._journal), self._journal.event, unshipped_of, settings.zone, now_ms
         )
-        self._feed = BudgetFeed(SqlBudgets(self._database), self._directory, now_ms)
+        webhooks = Webhooks(WebhookRules(**settings.jobs.webhook_rules), now_ms, self._metrics.count_alert)
+        alerts = SqlAlerts(self._database)
+        self._alerts = Alerts(alerts, webhooks, self._directory, now_ms, self._metrics.count_alert)
+        self._feed = BudgetFeed(SqlBudgets(self._database), self._directory, now_ms, self._alerts.look)
         self._shipper = self._make_shipper()
         self._connections = ConnectionPool(
             connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
@@ -143,6 +148,7 @@ class Gateway:
         await self._roster.start()
         await self._holds.start()
         await self._feed.start(self._holds)
+        await self._alerts.start()
         await self._waiting.start()
         await self._lane.start()
         self._residue.start()
@@ -169,6 +175,7 @@ class Gateway:
         self._connections.close()
         await self._shipper.aclose()
         await self._feed.aclose()
+        await self._alerts.aclose()
         await self._holds.aclose()
         await self._spool.aclose()
         await self._directory.aclose()
@@ -268,16 +275,8 @@ class Gateway:
         if self._redis is not None:
             times = JobTimes(lease_s=jobs.lease_s, kept_s=limits.kept_s, known_s=limits.known_s)
             store = RedisJobs(self._redis, self._owner, times, store_timeout_s=settings.queue.store_timeout_s)
-        webhooks = WebhookRules(
-            secret=jobs.webhook_secret.get_secret_value() if jobs.webhook_secret else "",
-            allows_http=jobs.allows_http_webhooks,
-            allows_private=jobs.allows_private_webhooks,
-            timeout_s=jobs.webhook_timeout_s,
-            pause_s=jobs.webhook_pause_s,
-            retry_s=min(jobs.webhook_retry_s, jobs.result_kept_s),
-        )
         runner = RunnerRules(jobs.concurrency, jobs.attempts_max, jobs.limit_s, jobs.lease_s)
-        rules = LaneRules(limits, runner, webhooks)
+        rules = LaneRules(limits, runner, WebhookRules(**jobs.webhook_rules))
         endpoints = {chat.PATH: Endpoint(parse_chat, chat.serve_chat)}
         return make_lane(store, self._objects, plane, endpoints, self._slots, rules)
 

@@ -125,6 +125,18 @@ class JobSettings(_Section):
     )
 
     @property
+    def webhook_rules(self) -> dict[str, Any]:
+        """Who may be told by a webhook, and how hard it is tried: what serve/webhooks.py goes by."""
+        return {
+            "secret": self.webhook_secret.get_secret_value() if self.webhook_secret else "",
+            "allows_http": self.allows_http_webhooks,
+            "allows_private": self.allows_private_webhooks,
+            "timeout_s": self.webhook_timeout_s,
+            "pause_s": self.webhook_pause_s,
+            "retry_s": min(self.webhook_retry_s, self.result_kept_s),
+        }
+
+    @property
     def address_rules(self) -> tuple[bool, bool, bool]:
         """Whether there is a secret to sign webhooks with, whether they go to http:// and to private addresses."""
         return self.webhook_secret is not None, self.allows_http_webhooks, self.allows_private_webhooks

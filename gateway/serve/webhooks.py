@@ -45,6 +45,22 @@ class WebhookRules:
     retry_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """
+    What is sent to *url*, for the *attempt*-th time (from 1), signed with the secret of *tenant*.
+
+    *id* stays the same over attempts; *about* is what the log names; *since_ms* is when it was first to be sent.
+    """
+
+    id: str
+    about: str
+    tenant: str
+    url: str = field(repr=False)
+    attempt: int
+    since_ms: int
+
+
 class AddressRefused(Exception):  # noqa: N818
     """A webhook's address must not or cannot be connected to; says why."""
 
@@ -75,20 +91,33 @@ class Webhooks:
             raise _bad(f"{HEADER} cannot be used: {error}") from error
 
     async def send(self, due: DueWebhook, payload: Mapping[str, Any]) -> float | None:
+        """Make one attempt to tell of a job; otherwise as `deliver`."""
+        view = due.view
+        message = Message(
+            id=f"msg_{view.id.removeprefix('req_')}",
+            about=view.id,
+            tenant=view.tenant,
+            url=due.url,
+            attempt=due.attempt,
+            since_ms=view.finished_ms,
+        )
+        return await self.deliver(message, payload)
+
+    async def deliver(self, message: Message, payload: Mapping[str, Any]) -> float | None:
         """Make one attempt; gives in how many seconds to make the next, None if there is none to make."""
         try:
-            status = await self._post(due, json.dumps(payload).encode())
+            status = await self._post(message, json.dumps(payload).encode())
             reason = f"it answered {status}"
         except (AddressRefused, httpx.HTTPError, TimeoutError) as error:
             status, reason = 0, str(error) or type(error).__name__
         if 200 <= status < 300:
             self._on_end("delivered")
             return None
-        pause_s = self._pause_s(due.attempt)
-        ends_ms = due.view.finished_ms + self._rules.retry_s * 1000
+        pause_s = self._pause_s(message.attempt)
+        ends_ms = message.since_ms + self._rules.retry_s * 1000
         if status == _GONE or self._now_ms() + pause_s * 1000 > ends_ms:
             self._on_end("given_up")
-            log.warning("webhook_given_up", request_id=due.view.id, attempts=due.attempt, reason=reason)
+            log.warning("webhook_given_up", request_id=message.about, attempts=message.attempt, reason=reason)
             return None
         self._on_end("retried")
         return pause_s
@@ -101,11 +130,11 @@ class Webhooks:
         pause_s: float = min(PAUSE_S_MAX, self._rules.pause_s * 2 ** min(attempt - 1, DOUBLINGS_MAX))
         return pause_s * random.uniform(0.75, 1.25)  # noqa: S311  so that many do not come back at once
 
-    async def _post(self, due: DueWebhook, body: bytes) -> int:
-        url = httpx.URL(due.url)
-        headers = {"host": url.netloc.decode("ascii"), **self._signed(due, body)}
+    async def _post(self, message: Message, body: bytes) -> int:
+        url = httpx.URL(message.url)
+        headers = {"host": url.netloc.decode("ascii"), **self._signed(message, body)}
         async with asyncio.timeout(self._rules.timeout_s):
-            *others, last = await self._resolve(due.url)
+            *others, last = await self._resolve(message.url)
             for address in others:
                 with suppress(httpx.ConnectError):
                     return await self._post_to(address, url, headers, body)
@@ -121,15 +150,15 @@ class Webhooks:
         await answer.aclose()
         return answer.status_code
 
-    def _signed(self, due: DueWebhook, body: bytes) -> dict[str, str]:
-        message_id, now_s = f"msg_{due.view.id.removeprefix('req_')}", self._now_ms() // 1000
-        secret = tenant_secret(self._rules.secret, due.view.tenant)
+    def _signed(self, message: Message, body: bytes) -> dict[str, str]:
+        now_s = self._now_ms() // 1000
+        secret = tenant_secret(self._rules.secret, message.tenant)
         return {
             "content-type": "application/json",
             "user-agent": "sluice",
-            "webhook-id": message_id,
+            "webhook-id": message.id,
             "webhook-timestamp": str(now_s),
-            "webhook-signature": signature(secret, message_id, now_s, body),
+            "webhook-signature": signature(secret, message.id, now_s, body),
         }
 
     async def _resolve(self, url: str) -> list[str]:

@@ -129,8 +129,8 @@ class BudgetFeed:
             await self._holds.post(bases, [event.id for event in shipped])
         await self._bury(dead, declared)
         del self._shipped[: len(shipped)], self._dead[: len(dead)]
-        self._versions = {name: counters[name].version if name in counters else 0 for name in wanted}
         await self._tell([(now[name][0], counters[name]) for name in sorted(changed & now.keys() & counters.keys())])
+        self._versions = {name: counters[name].version if name in counters else 0 for name in wanted}
 
     def _is_news(self, name: str, counter: Counter | None) -> bool:
         return self._versions.get(name) != (counter.version if counter else 0)

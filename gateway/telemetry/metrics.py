@@ -56,6 +56,7 @@ class Metrics:
         )
         self._jobs = Counter("sluice_jobs", "Jobs ended.", ["outcome"], registry=r)
         self._webhooks = Counter("sluice_webhooks", "Tries to send a webhook.", ["outcome"], registry=r)
+        self._alerts = Counter("sluice_budget_alerts", "Alerts noted, and tries to tell one.", ["outcome"], registry=r)
         self.in_flight = Gauge("sluice_in_flight_requests", "Requests on this gateway that have not ended.", registry=r)
         self.loop_lag = Gauge("sluice_loop_lag_seconds", "How late the event loop runs, last second.", registry=r)
 
@@ -101,6 +102,10 @@ class Metrics:
     def count_webhook(self, outcome: str) -> None:
         """Count a try to send a webhook: delivered, retried or given_up."""
         self._webhooks.labels(outcome).inc()
+
+    def count_alert(self, outcome: str) -> None:
+        """Count an alert of a budget: noted; and each try to tell one: delivered, retried or given_up."""
+        self._alerts.labels(outcome).inc()
 
     def watch(self, name: str, text: str, label: str | None, read: Callable[[], dict[str, float]]) -> None:
         """Show gauges whose values are read at scrape time: one a label value, or one for the label None under ''."""
