@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from gateway.planner.quantities import (
     parse_tenant,
 )
 from gateway.planner.report import Figures, Report
+from gateway.planner.routes import POLICIES
 from gateway.planner.search import WORKERS_MAX, workers_needed
 from gateway.planner.simulation import Plan, Simulation
 from gateway.planner.traces import read_trace
@@ -49,6 +51,10 @@ _COLUMNS = (
 )
 
 
+_GOAL = "p95 wait < 10s"
+_POLICY_HELP = f"Compare ways to choose a worker, with prefix caches: {', '.join(POLICIES)}."
+
+
 def plan(
     trace: Annotated[Path | None, typer.Option(help="Mooncake's JSON lines or Azure's CSV.")] = None,
     rps: Annotated[float | None, typer.Option(help="Requests per second, if there is no trace.")] = None,
@@ -63,16 +69,20 @@ def plan(
     classes: Annotated[str, typer.Option(help="CLASS=SHARE,… of tenants without a class.")] = "standard=1",
     patience: Annotated[str | None, typer.Option(help="Median until a client hangs up. Default: never.")] = None,
     wait_max: Annotated[str | None, typer.Option(help="Who would wait longer is refused. Default: settings.")] = None,
+    speed: Annotated[float, typer.Option(help="Play a trace so many times as fast.")] = 1.0,
+    policy: Annotated[str | None, typer.Option(help=_POLICY_HELP)] = None,
+    gateways: Annotated[int, typer.Option(min=1, max=1000, help="Gateways that route by --policy.")] = 1,
+    kv_cache_tokens: Annotated[int, typer.Option(min=0, help="Prefix cache of a worker, with --policy.")] = 512_000,
     workers: Annotated[int, typer.Option(help="Workers ready from the beginning on.")] = 8,
     workers_max: Annotated[int | None, typer.Option(help="As many start when they are needed.")] = None,
     cold_start: Annotated[str, typer.Option(help="What such a start takes.")] = "120s",
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests that a worker takes at once.")] = 64,
-    prefill_tokens_per_s: Annotated[float, typer.Option(help="Of one worker.")] = 20_000.0,
+    prefill_tokens_per_s: Annotated[float, typer.Option(help="Of one worker.")] = 8_000.0,
     inter_token_ms: Annotated[float, typer.Option(help="A step without prefill.")] = 20.0,
     inter_token_ms_per_seq: Annotated[float, typer.Option(min=0, help="… and for each that decodes.")] = 0.0,
     max_num_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a step.")] = 8192,
     waiting_max: Annotated[int | None, typer.Option(min=0, help="Tickets that may wait. Default: settings.")] = None,
-    goal: Annotated[str, typer.Option(help="mean or pN of wait or ttft: 'p95 wait < 10s'.")] = "p95 wait < 10s",
+    goal: Annotated[str | None, typer.Option(help=f"mean or pN of wait or ttft. Default: '{_GOAL}'.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same plan.")] = 1,
     picture: Annotated[Path | None, typer.Option(help="Write an SVG here.")] = None,
     home: Home = None,
@@ -82,12 +92,16 @@ def plan(
     Simulate a load on a pool: how long people wait, and how many workers keep that under a goal.
 
     The gateway's own scheduling runs in virtual time. Waits are those until an engine has the request; in the goal
-    whoever is refused or hangs up counts as having waited for ever. `workers_needed` are ready from the beginning on.
+    whoever is refused or hangs up counts as having waited for ever. `workers_needed` are ready from the beginning on;
+    with --policy, which compares ways of routing, they are looked for only if there is a --goal.
 
     Example: sluice plan --rps 5 --for 1h --spike 30x@600s+300s --workers 8 --goal 'p95 wait < 10s'
+    Example: sluice plan --trace conversations.jsonl --speed 4 --workers 32 --gateways 8 --policy sluice
     """
-    aim, settings = parse_goal(goal), load_settings(home=home).queue
+    aim, settings = parse_goal(goal or _GOAL), load_settings(home=home).queue
     _check_positive({"--prefill-tokens-per-s": prefill_tokens_per_s, "--inter-token-ms": inter_token_ms})
+    _check_positive({"--speed": speed})
+    _check_policy(policy, trace)
     crowd = Crowd(
         shares=_tenants(tenant or []),
         classes=parse_classes(classes),
@@ -108,12 +122,14 @@ def plan(
         tenant_share=settings.tenant_share if tenant else 1.0,  # a load without tenants stands for many
     )
     what = Plan(size=size, pace=pace, bounds=bounds, seed=seed)
+    if policy:
+        what = replace(what, policy=policy, gateways=gateways, cache_tokens=kv_cache_tokens)
     lengths = Lengths(prompt_tokens=prompt_tokens, output_tokens=output_tokens, sigma=tokens_sigma)
     _check_one(trace, rps, users)
     burst = parse_spike(spike) if spike else None
     load = Load(length_s=_positive_s(length, "--for"), rps=rps or 0.0, users=users, lengths=lengths, spike=burst)
-    requests = _requests(trace, load, burst, seed)
-    report = _simulate(populate(requests, crowd, seed), what, aim)
+    requests = _requests(trace, speed, load, burst, seed)
+    report = _simulate(populate(requests, crowd, seed), what, aim, seeks=policy is None or goal is not None)
     if picture:
         _write(picture, draw(report, _title(trace, rps, users, length, spike)))
     if output == "json":
@@ -122,12 +138,19 @@ def plan(
         _print(report.to_json())
 
 
-def _requests(trace: Path | None, load: Load, spike: Spike | None, seed: int) -> list[Request]:
+def _check_policy(policy: str | None, trace: Path | None) -> None:
+    if policy is not None and policy not in POLICIES:
+        raise InvalidInput(f"There is no routing policy {policy!r}. Choose one of {', '.join(POLICIES)}.")
+    if policy is not None and trace is None:
+        raise InvalidInput("--policy needs a --trace that says which prompts begin alike: Mooncake's, with hash_ids.")
+
+
+def _requests(trace: Path | None, speed: float, load: Load, spike: Spike | None, seed: int) -> list[Request]:
     """Read the trace, or draw what is described; a spike multiplies either."""
     if trace is None:
         requests = draw_load(load, seed)
     else:
-        requests = read_trace(trace)
+        requests = [replace(one, at_s=one.at_s / speed) for one in read_trace(trace)]
         requests = multiply(requests, spike, seed) if spike else requests
     if not requests:
         raise InvalidInput("Nobody comes at this rate within this time: raise --rps, --users or --for.")
@@ -143,8 +166,8 @@ def _check_one(trace: Path | None, rps: float | None, users: int | None) -> None
     _check_positive({"--rps": rps, "--users": users})
 
 
-def _simulate(requests: Sequence[Request], what: Plan, aim: Goal) -> Report:
-    """Run the plan and search for the number of workers, with a bar on stderr."""
+def _simulate(requests: Sequence[Request], what: Plan, aim: Goal, *, seeks: bool) -> Report:
+    """Run the plan and, if it *seeks*, search for the number of workers, with a bar on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("as planned", total=1.0)
@@ -153,7 +176,7 @@ def _simulate(requests: Sequence[Request], what: Plan, aim: Goal) -> Report:
             progress.update(bar, description=what_runs, completed=part)
 
         course = Simulation(requests, what, partial(show, "as planned")).run()
-        needed = workers_needed(requests, what, aim, show)
+        needed = workers_needed(requests, what, aim, show) if seeks else None
     return Report(course=course, plan=what, goal=aim, workers_needed=needed)
 
 

@@ -80,6 +80,12 @@ class Engine:
         """How many sequences are in the batch."""
         return len(self._prefilling) + len(self._decoding)
 
+    @property
+    def prefill_left(self) -> int:
+        """How many prompt tokens are yet to be computed."""
+        left = sum(sequence.prompt_tokens - sequence.computed for sequence in self._prefilling)
+        return left + sum(sequence.prompt_tokens for sequence in self._waiting)
+
     def add(self, sequence: Sequence, now_s: float) -> None:
         """Let *sequence* join with the next step, if the batch has room."""
         self._waiting.append(sequence)

@@ -7,11 +7,14 @@ what core/credit.py starts from: the engine's sequences, and twice a step's prom
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from gateway.core.credit import PREFILL_STEPS
 from gateway.core.eta import Coming
 from gateway.core.routing import SAMPLE
+from gateway.planner.caches import BlockCache
 from gateway.planner.engine import Engine, Pace
 
 SURPLUS_S = 300.0  # how long workers are too many before one is stopped: KEDA's default
@@ -37,10 +40,16 @@ class Size:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker and what is outstanding on it. *version* tells the present event of its engine from stale ones."""
+    """
+    One worker and what is outstanding on it. *version* tells the present event of its engine from stale ones.
 
+    *number* counts workers from the first that was started; *cache* holds prefixes where the plan has them.
+    """
+
+    number: int
     engine: Engine
     ready_s: float
+    cache: BlockCache
     in_flight: int = 0
     work: int = 0
     prefill_tokens: int = 0
@@ -51,8 +60,10 @@ class Worker:
 class Fleet:
     """The workers that there are, ready, starting or leaving, and the time that was paid for them."""
 
-    def __init__(self, size: Size, pace: Pace, dice: random.Random) -> None:
+    def __init__(self, size: Size, pace: Pace, dice: random.Random, cache_tokens: int = 0) -> None:
         self._size = size
+        self._cache_tokens = cache_tokens
+        self._numbers = count()
         self._pace = pace
         self._dice = dice
         self._prefill_tokens_max = PREFILL_STEPS * pace.max_batched_tokens
@@ -105,6 +116,11 @@ class Fleet:
                 best = worker
         return best
 
+    @property
+    def taking(self) -> Sequence[Worker]:
+        """The ready workers that have a sequence to spare."""
+        return [worker for worker in self._ready if worker.in_flight < self._pace.max_num_seqs]
+
     def scale(self, now_s: float, requests: int) -> list[float]:
         """Start or stop workers for *requests* that wait or are in flight; give when those started will be ready."""
         wanted = min(max(math.ceil(requests / self._pace.max_num_seqs), self._size.workers), self._size.most)
@@ -137,7 +153,10 @@ class Fleet:
         return not worker.prefill_tokens or worker.prefill_tokens + prompt_tokens <= self._prefill_tokens_max
 
     def _start(self, workers: int, ready_s: float) -> list[float]:
-        self._workers += [Worker(Engine(self._pace), ready_s) for _ in range(workers)]
+        self._workers += [
+            Worker(next(self._numbers), Engine(self._pace), ready_s, BlockCache(self._cache_tokens))
+            for _ in range(workers)
+        ]
         return [ready_s] * min(workers, 1)
 
     def _stop(self, workers: int) -> None:

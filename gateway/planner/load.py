@@ -28,6 +28,9 @@ class Request:
     """
     One request. *prompt_tokens* are those that no prefix cache has.
 
+    With *blocks*, ids of the prompt's blocks (planner/caches.py), they are all, and what a worker's cache has of them
+    is found out when it gets the request.
+
     *patience_s* is how long its client waits for the first token before it hangs up, *wait_s_max* how long the gateway
     lets it wait for a slot.
     """
@@ -40,6 +43,7 @@ class Request:
     weight: int = 1
     patience_s: float = math.inf
     wait_s_max: float = math.inf
+    blocks: tuple[int, ...] = ()
 
     @property
     def work(self) -> int:

@@ -32,6 +32,7 @@ class Report:
             "eta_error_mean": eta_error_mean(stories),
             "goodput_requests_per_s": _round(sum(map(_is_served, stories)) / self.course.ended_s),
             "goodput_output_tokens_per_s": _round(_output_tokens(stories) / self.course.ended_s),
+            "cached_share": _round(self._cached_share(), 4),
             "engine_wasted_share": _round(self.course.engine_wasted_s / max(self.course.engine_busy_s, 1e-9), 5),
             "slots_used_share": _round(self._slots_used_share()),
             "worker_hours": _round(self.course.engine_paid_s / 3600),
@@ -46,6 +47,11 @@ class Report:
             "workers_needed": self.workers_needed,
             "seed": self.plan.seed,
         }
+
+    def _cached_share(self) -> float:
+        """Give the part of all prompts sent to engines that was in their prefix caches."""
+        sent = [story for story in self.course.stories if story.sent_s is not None]
+        return sum(story.cached_tokens for story in sent) / max(1, sum(story.request.prompt_tokens for story in sent))
 
     def _slots_used_share(self) -> float:
         slots = sum(sample.slots for sample in self.course.samples)

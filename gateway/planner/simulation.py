@@ -21,6 +21,7 @@ from gateway.planner.fleet import Fleet, Size, Worker
 from gateway.planner.foresight import Foresight
 from gateway.planner.load import Request
 from gateway.planner.queue import Entry, Spent, VirtualQueue
+from gateway.planner.routes import Routes, View
 from gateway.planner.stories import Ending, Story
 
 # A longer line is looked at less often: at this many tickets a second, as a gateway would that gives it 5 % of a core.
@@ -33,6 +34,10 @@ class Plan:
     """
     What is simulated: workers, their engines, the bounds of the line.
 
+    *policy* names a way of choosing workers (planner/routes.py) at each of so many *gateways*, which send what has a
+    slot at once; without one, requests meet the least loaded worker that has credit, late. *cache_tokens* is the size
+    of a worker's prefix cache.
+
     *hop_s* is how long it takes from a slot's coming free until the next request has reached the engine;
     *credit_wait_s* how long a request with a slot waits for a worker with credit before it takes one without.
     """
@@ -43,6 +48,9 @@ class Plan:
     hop_s: float = 0.002
     credit_wait_s: float = 2.0
     seed: int = 1
+    policy: str | None = None
+    gateways: int = 1
+    cache_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ class _InFlight:
     story: Story
     answer: Answer
     worker: Worker | None = None
+    view: View | None = None
     has_reached: bool = False
 
 
@@ -94,7 +103,8 @@ class Simulation:
         self._enough: Callable[[Story], bool] = lambda _: False
         self._is_enough = False
         self._foresight = Foresight()
-        self._fleet = Fleet(plan.size, plan.pace, random.Random(f"fleet {plan.seed}"))  # noqa: S311
+        self._fleet = Fleet(plan.size, plan.pace, self._dice("fleet"), plan.cache_tokens)
+        self._routes = Routes(plan.policy, plan.gateways, self._dice("routes")) if plan.policy else None
         self._queue = VirtualQueue(plan.bounds)
         self._in_flight: dict[str, _InFlight] = {}
         self._unsent: dict[str, _InFlight] = {}  # granted, but no worker has credit for the prompt yet
@@ -153,20 +163,38 @@ class Simulation:
         """Give requests that have their slot to workers that have credit, in order; called after every change."""
         while self._unsent:
             flight = next(iter(self._unsent.values()))
-            is_impatient = self._now_s >= _granted_s(flight) + self._plan.credit_wait_s
-            worker = self._fleet.choose(flight.answer.prompt_tokens, needs_credit=not is_impatient)
+            worker = self._choose(flight)
             if worker is None:
                 return
             self._send_to(worker, flight)
+
+    def _choose(self, flight: _InFlight) -> Worker | None:
+        if self._routes is None:
+            is_impatient = self._now_s >= _granted_s(flight) + self._plan.credit_wait_s
+            return self._fleet.choose(flight.answer.prompt_tokens, needs_credit=not is_impatient)
+        workers = self._fleet.taking
+        if not workers:
+            return None
+        worker, flight.view = self._routes.choose(flight.story.request, workers, self._now_s)
+        return worker
 
     def _send_to(self, worker: Worker, flight: _InFlight) -> None:
         del self._unsent[flight.story.ticket.id]
         flight.worker, flight.story.sent_s = worker, self._now_s
         self._owners[flight.answer] = flight
+        if flight.view:
+            flight.view.sent(worker, flight.story.request)
+        self._look_up(worker, flight)
         worker.in_flight += 1
         worker.work += flight.story.ticket.work
         worker.prefill_tokens += flight.answer.prompt_tokens
         self._plan_event(self._now_s + self._plan.hop_s, self._reach, flight)
+
+    def _look_up(self, worker: Worker, flight: _InFlight) -> None:
+        """Find what the worker's cache has of the prompt; the last token is always computed."""
+        request = flight.story.request
+        flight.story.cached_tokens = min(worker.cache.held_tokens(request.blocks), request.prompt_tokens - 1)
+        flight.answer.prompt_tokens -= flight.story.cached_tokens
 
     def _reach(self, flight: _InFlight) -> None:
         if flight.story.ended_s is None:
@@ -186,8 +214,12 @@ class Simulation:
             return
         happened = worker.engine.end_stretch()
         for answer in happened.first:
-            self._owners[answer].story.first_s = self._now_s
+            flight = self._owners[answer]
+            flight.story.first_s = self._now_s
             worker.prefill_tokens -= answer.prompt_tokens
+            worker.cache.put(flight.story.request.blocks)
+            if flight.view:
+                flight.view.prefilled(worker, flight.story.request)
         for answer in happened.ended:
             story = self._owners[answer].story
             self._detach(self._in_flight[story.ticket.id])
@@ -205,11 +237,15 @@ class Simulation:
         if flight.has_reached:
             flight.worker.engine.abort(flight.answer)
         flight.worker.prefill_tokens -= flight.answer.prompt_tokens
+        if flight.view:
+            flight.view.prefilled(flight.worker, flight.story.request)
         self._detach(flight)
 
     def _detach(self, flight: _InFlight) -> None:
         assert flight.worker, "only what was sent can be taken back"
         flight.worker.in_flight -= 1
+        if flight.view:
+            flight.view.ended(flight.worker)
         flight.worker.work -= flight.story.ticket.work
         del self._owners[flight.answer]
 
@@ -261,6 +297,9 @@ class Simulation:
         story.ending, story.ended_s = ending, self._now_s
         self._open -= 1
         self._is_enough = self._is_enough or self._enough(story)
+
+    def _dice(self, of: str) -> random.Random:
+        return random.Random(f"{of} {self._plan.seed}")  # noqa: S311  a plan is to be repeated, not to be secret
 
     def _plan_event(self, at_s: float, act: Callable[[Any], None], of: object) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), act, of))

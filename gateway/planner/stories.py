@@ -21,7 +21,8 @@ class Story:
     """
     One request and its times; None is what has not happened.
 
-    *expected_s* is the wait it was told when it came; *sent_s* is when an engine was given it.
+    *expected_s* is the wait it was told when it came; *sent_s* is when an engine was given it, which had
+    *cached_tokens* of its prompt.
     """
 
     request: Request
@@ -32,6 +33,7 @@ class Story:
     first_s: float | None = None
     ended_s: float | None = None
     ending: Ending = Ending.LOST
+    cached_tokens: int = 0
 
     @property
     def wait_s(self) -> float | None:

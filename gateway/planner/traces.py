@@ -1,13 +1,15 @@
 """
 Recorded loads: the two public forms of LLM traces, told apart by their first line.
 
-Mooncake (JSON lines): `timestamp` in ms, `input_length`, `output_length`. Its times are rounded to 3 s; requests of one
-time are spread evenly up to the next. Azure (CSV): `TIMESTAMP,ContextTokens,GeneratedTokens`.
+Mooncake (JSON lines): `timestamp` in ms, `input_length`, `output_length`, `hash_ids` of the prompt's blocks of 512
+tokens, each id standing for all of the prompt up to its block's end. Its times are rounded to 3 s; requests of one time
+are spread evenly up to the next. Azure (CSV): `TIMESTAMP,ContextTokens,GeneratedTokens`.
 """
 
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from math import inf
@@ -55,7 +57,15 @@ def _mooncake(path: Path, lines: Sequence[str]) -> Iterator[Request]:
         at_ms, prompt, output = (
             _number(path, number, row, name) for name in ("timestamp", "input_length", "output_length")
         )
-        yield _request(path, number, at_ms / 1000, prompt, output)
+        blocks = _blocks(path, number, row)
+        yield replace(_request(path, number, at_ms / 1000, prompt, output), blocks=blocks)
+
+
+def _blocks(path: Path, number: int, row: dict[str, object]) -> tuple[int, ...]:
+    blocks = row.get("hash_ids", [])
+    if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
+        raise _wrong(path, number, "has something else than a list of whole numbers for 'hash_ids'")
+    return tuple(blocks)
 
 
 def _azure(path: Path, lines: Sequence[str]) -> Iterator[Request]:
@@ -101,9 +111,7 @@ def _request(path: Path, number: int, at_s: float, prompt: int, output: int) -> 
 
 
 def _shift(request: Request, start_s: float) -> Request:
-    return Request(
-        at_s=request.at_s - start_s, prompt_tokens=request.prompt_tokens, output_tokens=request.output_tokens
-    )
+    return replace(request, at_s=request.at_s - start_s)
 
 
 def _spread(requests: Sequence[Request]) -> list[Request]:

@@ -64,6 +64,24 @@ def test_a_trace_is_planned_and_drawn(run, tmp_path):
     assert len(list(drawing.iter("{http://www.w3.org/2000/svg}path"))) == 6
 
 
+def test_policies_are_compared_on_a_trace_that_knows_its_prefixes(run, tmp_path):
+    rows = [
+        {"timestamp": 500 * n, "input_length": 2048, "output_length": 20, "hash_ids": [0, 1 + n % 5, 100 + n % 5, n]}
+        for n in range(200)
+    ]
+    trace = tmp_path / "talk.jsonl"
+    trace.write_text("\n".join(json.dumps(row) for row in rows))
+    shares = {}
+    for policy in ("sluice", "random"):
+        options = ("--speed", "2", "--workers", "4", "--gateways", "3", "--policy", policy, "--format", "json")
+        figures = json.loads(run("--trace", str(trace), *options).stdout)
+        assert figures["served"] == 200
+        assert figures["length_s"] < 60, "twice as fast"
+        assert figures["workers_needed"] is None, "no goal was given"
+        shares[policy] = figures["cached_share"]
+    assert shares["sluice"] > shares["random"]
+
+
 def test_workers_that_start_on_demand_cost_fewer_worker_hours(run):
     load = ("--rps", "2", "--for", "15m", "--spike", "15x@2m+1m", "--max-num-seqs", "8", "--format", "json")
     fixed = json.loads(run(*load, "--workers", "20").stdout)
@@ -91,6 +109,9 @@ def test_workers_that_start_on_demand_cost_fewer_worker_hours(run):
         (("--rps", "1", "--tenant", "a=1", "--tenant", "a=2"), "--tenant names 'a' twice"),
         (("--rps", "1", "--tenant", "a=0"), "at least one share must be above 0"),
         (("--rps", "0.0001", "--for", "1s"), "Nobody comes at this rate within this time"),
+        (("--rps", "1", "--policy", "sluice"), "--policy needs a --trace that says which prompts begin alike"),
+        (("--rps", "1", "--policy", "best"), "There is no routing policy 'best'. Choose one of sluice, round_robin"),
+        (("--rps", "1", "--speed", "0"), "--speed is 0; it must be above 0"),
         (("--trace", "nowhere.csv"), "The trace nowhere.csv cannot be read: No such file or directory"),
         (("--rps", "1", "--for", "9s", "--picture", "no/where.svg"), "The picture no/where.svg cannot be written"),
     ],

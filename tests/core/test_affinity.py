@@ -1,0 +1,116 @@
+"""Prefix affinity: homes that stay, shares that are even, and what a gateway remembers, within bounds."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.affinity import (
+    ENTRIES_MIN,
+    HOLDERS_MAX,
+    TRUST,
+    TTL_S,
+    Affinity,
+    Chain,
+    Ring,
+    SentPrefixes,
+    expected_work,
+    extend,
+    mix,
+)
+
+KEYS = [mix(7, number) for number in range(4000)]
+
+
+def ring_of(count):
+    ring = Ring()
+    for number in range(count):
+        ring.put(f"worker-{number}")
+    return ring
+
+
+def chain(*parts, key=1):
+    hashes, before = [], 0
+    for part in parts:
+        before = extend(before, part.encode())
+        hashes.append(before)
+    return Chain(key, tuple(hashes), tuple(100 * (place + 1) for place in range(len(parts))))
+
+
+def test_every_gateway_finds_the_same_homes_whatever_the_order_in_which_it_met_the_workers():
+    one, other = Ring(), Ring()
+    for number in range(20):
+        one.put(f"worker-{number}")
+        other.put(f"worker-{19 - number}")
+    assert [one.homes(key) for key in KEYS] == [other.homes(key) for key in KEYS]
+
+
+def test_the_busiest_worker_is_first_choice_for_little_more_than_its_part():
+    firsts = Counter(ring_of(32).homes(key)[0] for key in KEYS)
+    assert max(firsts.values()) < 1.6 * len(KEYS) / 32
+
+
+def test_a_worker_that_goes_moves_only_the_keys_that_it_was_home_to():
+    ring = ring_of(20)
+    before = {key: ring.homes(key) for key in KEYS}
+    ring.drop("worker-7")
+    for key, homes in before.items():
+        if "worker-7" not in homes:
+            assert ring.homes(key) == homes
+    ring.put("worker-7")
+    assert all(ring.homes(key) == homes for key, homes in before.items())
+
+
+def test_an_empty_ring_has_no_homes_and_one_worker_is_everybodys():
+    assert Ring().homes(1) == []
+    assert ring_of(1).homes(1) == ["worker-0"]
+
+
+def test_the_longest_beginning_in_common_counts_of_each_worker():
+    sent = SentPrefixes()
+    sent.note(chain("system", "hello"), "a", 0.0)
+    sent.note(chain("system"), "b", 0.0)
+    assert sent.held(chain("system", "hello", "more"), 1.0) == {"a": 200, "b": 100}
+    assert sent.held(chain("another", "hello"), 1.0) == {}
+
+
+def test_what_was_sent_long_ago_is_not_believed_any_more():
+    sent = SentPrefixes()
+    sent.note(chain("system"), "a", 0.0)
+    assert sent.held(chain("system"), TTL_S) == {"a": 100}
+    assert sent.held(chain("system"), TTL_S + 1) == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 50)), max_size=300))
+def test_memory_is_bounded_whatever_is_sent(sendings):
+    sent = SentPrefixes(entries_max=50)
+    for prompt, worker in sendings:
+        sent.note(chain(*str(prompt)), f"worker-{worker}", 0.0)
+        assert len(sent) <= 50
+        assert len(sent.held(chain(*str(prompt)), 0.0)) <= HOLDERS_MAX + len(str(prompt))
+
+
+def test_homes_are_trusted_with_a_part_of_the_prompt_and_known_senders_with_what_they_were_sent():
+    affinity = Affinity()
+    for number in range(10):
+        affinity.put(f"worker-{number}")
+    homes = affinity.ring.homes(1)
+    assert affinity.candidates(chain("a", "b"), 1000, 0.0) == {
+        home: trust * 1000 for home, trust in zip(homes, TRUST, strict=False)
+    }
+    stranger = next(f"worker-{n}" for n in range(10) if f"worker-{n}" not in homes)
+    affinity.note(chain("a", "b"), stranger, 0.0)
+    assert affinity.candidates(chain("a", "b"), 1000, 0.0)[stranger] == 200
+
+
+def test_more_workers_may_be_remembered_for_more():
+    affinity = Affinity()
+    for number in range(100):
+        affinity.put(f"worker-{number}")
+    for number in range(10_000):
+        affinity.note(chain(str(number)), "worker-1", 0.0)
+    assert len(affinity.sent) == 6000 > ENTRIES_MIN
+
+
+def test_a_hit_is_worth_twice_its_tokens_of_waiting():
+    assert expected_work(outstanding_tokens=1000, uncached_tokens=500) == expected_work(0, 1000)
