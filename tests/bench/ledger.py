@@ -40,7 +40,7 @@ from tests.servers.postgres_server import PostgresServer
 
 RUNS = 3
 BATCH, BATCHES = 1000, 40
-MONTH_EVENTS = 1_000_000
+MONTH_EVENTS = 200_000
 TENANTS, MODELS, KEYS = 100, 3, 4
 TIMEOUT_S = 3600.0
 
