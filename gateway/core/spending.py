@@ -50,14 +50,17 @@ def counted(budget: Budget, rated: Rated) -> int:
 
 def tally(bindings: Bindings[Budget], events: Iterable[Rated]) -> dict[tuple[Budget, int], int]:
     """Sum what *events* count, by budget and beginning of the period; what counts nothing is left out."""
-    sums: Sums[tuple[Budget, int]] = Sums()
+    found: dict[str, tuple[Budget, int]] = {}  # by id, with its first moment: a budget's own hash is of all its fields
+    sums: Sums[tuple[str, int]] = Sums()
     for rated in events:
         event = rated.event
         for budget in bindings.bind(event.tenant, event.project, event.key, event.model):
             amount = counted(budget, rated)
-            if amount and event.arrived_ms >= counts_from_ms(budget):
-                sums[budget, period_ms(budget, event.arrived_ms)] += amount
-    return dict(sums)
+            if budget.id not in found:
+                found[budget.id] = (budget, counts_from_ms(budget))
+            if amount and event.arrived_ms >= found[budget.id][1]:
+                sums[budget.id, period_ms(budget, event.arrived_ms)] += amount
+    return {(found[identity][0], at_ms): amount for (identity, at_ms), amount in sums.items()}
 
 
 def percents(text: str) -> tuple[int, ...]:

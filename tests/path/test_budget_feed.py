@@ -16,6 +16,7 @@ from gateway.stores.sql_directory import SqlDirectory
 from tests.meter_events import event
 from tests.servers.rules import a_budget, chat, client_of, declare
 from tests.sql.budgeting import paid
+from tests.waiting import until
 
 PRICE = PriceVersion(id="pri_1", model="tiny", from_ms=0, tiers=(Tier(0, {Unit.OUTPUT: NANO // 100 * 10**6}),))
 
@@ -103,3 +104,26 @@ async def test_a_gateway_that_starts_goes_by_what_was_spent_before(path):
     await feed.start(holds)
     assert (await standing(path, holds)).spent == 1000
     await feed.aclose()
+
+
+async def test_what_a_dead_gateway_had_spent_is_dropped_once_the_journal_has_it(path):
+    """Its sums stay until its spool was shipped; then the bases have them, and they are forgotten, in this order."""
+    told = []
+
+    class Listening(MemoryHolds):
+        async def post(self, bases, shipped):
+            told.append(("post", {base.spent for base in bases}))
+            await super().post(bases, shipped)
+
+        async def forget(self, owner, tenants):
+            told.append(("forget", owner, set(tenants)))
+
+    await declare(path, a_budget(1000, kind="tokens"))
+    feed = BudgetFeed(SqlBudgets(path.gateway._database), path.gateway._directory, now_ms)
+    await feed.start(Listening("second", feed.read_bases))
+    SqlJournal(path.gateway._database).append([event(7, tenant="acme", completion_tokens=90)])
+    feed.forget("dead-gateway")
+    await until(lambda: ("forget", "dead-gateway", {"acme"}) in told)
+    await feed.aclose()
+    assert told.index(("post", {100})) < told.index(("forget", "dead-gateway", {"acme"}))
+    assert [what for what, *_ in told].count("forget") == 1
