@@ -14,6 +14,7 @@ from itertools import count
 import structlog
 
 from gateway.control.api import control_app
+from gateway.control.money_api import MoneyDesk
 from gateway.control.webhook_address import AddressRules
 from gateway.core.credit import CreditMode
 from gateway.core.directory import SERVICE_CLASSES
@@ -286,19 +287,19 @@ class Gateway:
     def _make_edge(self, plane: Plane) -> Edge:
         settings = self._settings
         agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
+        directory = SqlDirectory(self._database)
+        desk = self._make_desk(directory, plane)
         planes = {
-            "/admin/": control_app(
-                SqlDirectory(self._database),
-                self._roster,
-                settings.admin_token,
-                zone=settings.zone,
-                ledger=SqlBudgets(self._database),
-                addresses=AddressRules(*settings.jobs.address_rules),
-            ),
+            "/admin/": control_app(directory, self._roster, settings.admin_token, now_ms, settings.zone, desk),
             "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }
         health = Health(self._components, self._metrics)
         return Edge(plane, self._lane.jobs, agents, self._usage, health, planes, now_ms, settings.body_bytes_max)
+
+    def _make_desk(self, directory: SqlDirectory, plane: Plane) -> MoneyDesk:
+        addresses = AddressRules(*self._settings.jobs.address_rules)
+        budgets, zone, holds = SqlBudgets(self._database), self._settings.zone, plane.holds
+        return MoneyDesk(directory, budgets, addresses, zone, now_ms, lambda of: holds.standings_of(of, now_ms()))
 
     def _components(self) -> dict[str, Component]:
         """Say how each part is doing, for /readyz. Reads memory only."""

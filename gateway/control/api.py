@@ -12,11 +12,9 @@ from gateway.control import keys, models, tenants
 from gateway.control.money_api import MoneyDesk, money_routers
 from gateway.control.names import NAME_CHARS_MAX
 from gateway.control.prices_api import prices_router
-from gateway.control.webhook_address import NO_WEBHOOKS, AddressRules
 from gateway.core.directory import ServiceClass
 from gateway.core.roster import Beat
 from gateway.planes import plane_app
-from gateway.ports.budgets import BudgetStore
 from gateway.ports.directory import DirectoryStore
 from gateway.ports.roster import Roster
 
@@ -69,18 +67,16 @@ def control_app(
     admin_token: SecretStr | None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     zone: str = "UTC",
-    ledger: BudgetStore | None = None,
-    addresses: AddressRules = NO_WEBHOOKS,
+    money: MoneyDesk | None = None,
 ) -> FastAPI:
     """
     Make the app of the control plane; dates are those of *zone* unless a request names another.
 
-    Without a *ledger* there are no routes for limits, budgets and balances.
+    Without a desk for *money* there are no routes for limits, budgets, balances and holds.
     """
     app = plane_app("Sluice control", admin_token, "SLUICE_ADMIN_TOKEN")
-    money = money_routers(MoneyDesk(directory, ledger, addresses, zone, now_ms)) if ledger else ()
     for router in (
-        *money,
+        *(money_routers(money) if money else ()),
         _tenants(directory),
         _keys(directory, now_ms),
         _models(directory, now_ms),

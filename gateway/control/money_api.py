@@ -1,6 +1,6 @@
-"""/admin/v1/limits, budgets and balances: the same verbs over HTTP."""
+"""/admin/v1/limits, budgets, balances and holds: the same verbs over HTTP, and how it all stands right now."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,8 @@ from gateway.control import balances, budgets, limits
 from gateway.control.names import NAME_CHARS_MAX
 from gateway.control.subjects import Who
 from gateway.control.webhook_address import URL_CHARS_MAX, AddressRules
+from gateway.core.hold_views import budget_to_json, limit_to_json
+from gateway.core.holds import Standings
 from gateway.core.money import CURRENCY
 from gateway.ports.budgets import BudgetStore, prepaid_account
 from gateway.ports.directory import DirectoryStore
@@ -21,13 +23,18 @@ _OfTenant = Annotated[str | None, Query()]
 
 @dataclass(frozen=True, slots=True)
 class MoneyDesk:
-    """What these routes work with. *zone* is whose midnights the periods of new budgets begin at."""
+    """
+    What these routes work with. *zone* is whose midnights the periods of new budgets begin at.
+
+    *standings* tells how a tenant's limits and budgets stand right now, over all gateways.
+    """
 
     directory: DirectoryStore
     ledger: BudgetStore
     addresses: AddressRules
     zone: str
     now_ms: Callable[[], int]
+    standings: Callable[[str], Awaitable[Standings]]
 
 
 class _Bound(BaseModel):
@@ -79,7 +86,7 @@ class NewTransfer(BaseModel):
 
 def money_routers(desk: MoneyDesk) -> tuple[APIRouter, ...]:
     """Make the routes."""
-    return _limits(desk), _budgets(desk), _balances(desk)
+    return _limits(desk), _budgets(desk), _holds(desk), _balances(desk)
 
 
 def _limits(desk: MoneyDesk) -> APIRouter:
@@ -121,6 +128,22 @@ def _budgets(desk: MoneyDesk) -> APIRouter:
     @router.delete("/{budget_id}")
     def remove_budget(budget_id: str) -> dict[str, Any]:
         return asdict(budgets.remove_budget(desk.directory, budget_id))
+
+    return router
+
+
+def _holds(desk: MoneyDesk) -> APIRouter:
+    router = APIRouter(prefix="/holds")
+
+    @router.get("")
+    async def show_holds(tenant: str) -> dict[str, Any]:
+        standings = await desk.standings(tenant)
+        return {
+            "tenant": tenant,
+            "is_shared": standings.is_shared,
+            "limits": [limit_to_json(each) for each in standings.limits],
+            "budgets": [budget_to_json(each) for each in standings.budgets],
+        }
 
     return router
 

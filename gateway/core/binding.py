@@ -56,3 +56,8 @@ class Bindings(Generic[_Rule]):
         for subject, rules in self.by_subject.items():
             if subject in mine or subject[0] == Scope.MODEL.value:
                 yield from (rule for rule in rules if rule.tenant in ("", tenant))
+
+    def of_tenant(self, tenant: str) -> Iterator[_Rule]:
+        """Give all of a tenant's own, whichever of its projects and keys they bind."""
+        for rules in self.by_subject.values():
+            yield from (rule for rule in rules if rule.tenant == tenant)

@@ -120,6 +120,12 @@ class Holding:
             Ask(id="", tenant=caller.tenant, limits=tuple(limits), budgets=tuple(budgets))
         )
 
+    async def standings_of(self, tenant: str, at_ms: int) -> Standings:
+        """Tell how all of a tenant's own limits and budgets stand."""
+        limits = (limit_ask(limit, Usage()) for limit in self._declared.limits.of_tenant(tenant))
+        budgets = (self._account(budget, at_ms, 0) for budget in self._declared.budgets.of_tenant(tenant))
+        return await self._holds.standings(Ask(id="", tenant=tenant, limits=tuple(limits), budgets=tuple(budgets)))
+
     def release(self, hold_id: str) -> None:
         """End a hold as if it had never been, if it has not been settled."""
         self._holds.release(hold_id)

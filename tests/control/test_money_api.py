@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.control.api import control_app
+from gateway.control.money_api import MoneyDesk
 from gateway.control.tenants import create_tenant
+from gateway.control.webhook_address import NO_WEBHOOKS
+from gateway.core.holds import Standings
 from gateway.errors import SluiceError
 from gateway.stores.database import Database
 from gateway.stores.memory_roster import MemoryRoster
@@ -28,10 +31,15 @@ def database(directory, tmp_path):
     database.close()
 
 
+async def nothing_holds(tenant: str) -> Standings:
+    return Standings()
+
+
 @pytest.fixture
 def client(directory, database):
     roster, token = MemoryRoster(lease_s=60, suspect_s=5), SecretStr("an-admin-token")
-    control = control_app(directory, roster, token, ledger=SqlBudgets(database), now_ms=lambda: 1000)
+    desk = MoneyDesk(directory, SqlBudgets(database), NO_WEBHOOKS, "UTC", lambda: 1000, nothing_holds)
+    control = control_app(directory, roster, token, now_ms=lambda: 1000, money=desk)
     with TestClient(control, headers=BEARER) as client:
         yield client
 

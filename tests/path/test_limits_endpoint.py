@@ -7,6 +7,7 @@ from gateway.control.models import retire_model
 from gateway.core.money import NANO
 from gateway.core.prices import PriceVersion, Tier, Unit
 from gateway.stores.sql_directory import SqlDirectory
+from tests.servers.installation import ADMIN_TOKEN
 from tests.servers.rules import a_budget, a_limit, chat, client_of, declare
 
 PRICE = PriceVersion(id="pri_1", model="tiny", from_ms=0, tiers=(Tier(0, {Unit.OUTPUT: NANO // 100 * 10**6}),))
@@ -14,7 +15,7 @@ PRICE = PriceVersion(id="pri_1", model="tiny", from_ms=0, tiers=(Tier(0, {Unit.O
 
 @pytest.fixture
 async def path(start_path):
-    async with start_path(count=1) as path:
+    async with start_path(count=1, admin_token=ADMIN_TOKEN) as path:
         yield path
 
 
@@ -57,6 +58,18 @@ async def test_a_budget_says_what_is_used_held_and_left_to_the_nano(path, client
     assert money["ends_ms"] > 0
     assert (tokens["used"], tokens["left"]) == (used["total_tokens"], 1000 - used["total_tokens"])
     assert (tokens["currency"], tokens["ends_ms"]) == (None, None)
+
+
+async def test_an_operator_sees_how_all_of_a_tenants_stand(path, client):
+    """What is held and not shipped yet is nobody's secret to the operator, whichever key it is held for."""
+    await declare(path, a_limit("requests", 600), a_budget(1000, id="bud_2", kind="tokens"))
+    used = (await chat(client)).json()["usage"]["total_tokens"]
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    shown = (await client.get("/admin/v1/holds?tenant=acme", headers=headers)).json()
+    assert shown["tenant"] == "acme"
+    assert [(each["metric"], each["used"]) for each in shown["limits"]] == [("requests", 1)]
+    assert [(each["used"], each["held"], each["left"]) for each in shown["budgets"]] == [(used, 0, 1000 - used)]
+    assert (await client.get("/admin/v1/holds?tenant=acme")).status_code == 401
 
 
 async def test_only_what_may_bind_the_callers_own_key_is_shown(path, client):
