@@ -36,10 +36,11 @@ class Spool(Protocol):
 
     async def close(self, event: MeterEvent) -> None:
         """
-        Write the final event; returns once it is durable on disk. Idempotent by `event.id`: the first one counts.
+        Write the final event; returns once it is durable. Idempotent by `event.id`: the first one counts.
 
-        Cancelling the wait does not undo the write. Raises StoreUnavailable if the disk fails; the event is kept in
-        memory and written again with the next commit, so nothing is lost while the process lives.
+        If the disk fails it waits until the disk takes the event again or the Journal has it, whichever comes first:
+        an answer that got its last byte must be on the books whatever dies then. Cancelling the wait does not undo
+        the write: the event stays in memory and is written with the next commit.
         """
 
     def note(self, event: MeterEvent) -> None:

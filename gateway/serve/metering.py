@@ -242,11 +242,7 @@ class MeterRecord:
         if event.attempts == 0:
             self._metering.spool.note(event)
             return
-        try:
-            await self._metering.spool.close(event)
-        except StoreUnavailable as error:
-            # The spool keeps the event in memory and writes it again; the answer exists, so the client gets it.
-            log.warning("meter_event_not_durable", request_id=event.id, reason=str(error))
+        await self._metering.spool.close(event)
 
     def _event(self, outcome: Outcome, status: int, flag: Flag) -> MeterEvent:
         """

@@ -165,6 +165,7 @@ class Shipper:
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
 
     async def _ship_spool(self) -> None:
+        await self._ship_stranded()
         await self._ship_readings()
         backlog = self._spool.backlog
         await self._ship_opens()
@@ -177,6 +178,12 @@ class Shipper:
                 await self.opens.forget(self._in_database, events, are_ours=True)
             self._spool.shipped(segment, len(events))
             await self._ship_opens()
+
+    async def _ship_stranded(self) -> None:
+        """Commit what the disk refuses and clients wait for: there it is as durable. The disk gets it later."""
+        if stranded := self._spool.stranded():
+            await self._append(stranded)
+            self._spool.kept_elsewhere(stranded)
 
     async def _ship_opens(self) -> None:
         if self.opens:

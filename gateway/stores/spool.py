@@ -180,6 +180,18 @@ class FileSpool:
         """Give the closed events that are in memory alone, for a process that stops while its disk fails."""
         return [entry.event for entry in self._pending if entry.event]
 
+    def stranded(self) -> list[MeterEvent]:
+        """Give the closed events that the disk refuses and that somebody waits for."""
+        awaited = (entry for entry in self._pending if self._has_failed and entry.waiter and not entry.waiter.done())
+        return [entry.event for entry in awaited if entry.event]
+
+    def kept_elsewhere(self, events: Collection[MeterEvent]) -> None:
+        """Note that *events* are in the Journal: nobody waits for the disk any more, which gets them when it can."""
+        ids = {event.id for event in events}
+        for entry in self._pending:
+            if entry.event and entry.event.id in ids and entry.waiter and not entry.waiter.done():
+                entry.waiter.set_result(None)
+
     def read_closed(self, segment: Segment, still_open: Collection[str]) -> list[MeterEvent]:
         """
         Read a sealed segment's events from its file. Blocking; raises OSError.
@@ -299,9 +311,15 @@ class FileSpool:
             log.info("spool_disk_recovered", folder=self.folder.name)
 
     def _keep_for_retry(self, batch: list[_Entry], error: BaseException) -> None:
-        """Put *batch* back. The log comes last: it may lie on the same full disk, and raise."""
+        """
+        Put *batch* back. Who ends a request waits on: its last byte may not leave before this is durable somewhere.
+
+        The log comes last: it may lie on the same full disk, and raise.
+        """
         had_failed, self._has_failed = self._has_failed, True
         for entry in batch:
+            if entry.event is not None:
+                continue
             if entry.waiter and not entry.waiter.done():
                 entry.waiter.set_exception(StoreUnavailable(STORE, str(error)))
             entry.waiter = None

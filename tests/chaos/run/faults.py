@@ -68,8 +68,14 @@ def _database_away(world: World, dice: random.Random, away_s: float) -> None:
 
 
 def _disk_full(world: World, dice: random.Random, away_s: float) -> None:
+    """Half the time its gateway is killed while there is no room: what it answered until then is in the database."""
+    gateway, dies = world.gateways[2], dice.random() < 0.5
     with world.disk_full():
         time.sleep(dice.uniform(0.2, 0.5) * away_s)
+        if dies:
+            gateway.strike(dice)
+    if dies:
+        gateway.start()
 
 
 def _ship_twice(world: World, dice: random.Random, away_s: float) -> None:
