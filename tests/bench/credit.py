@@ -3,16 +3,16 @@ What late binding costs and what it keeps out of the engines: their own waiting 
 
 Two workers, and twice as many clients as their engines take at once. The same load meets gateways with worker credit
 and gateways without any (`SLUICE_UPSTREAM__CREDIT=off`), in turn; each kind has a Redis of its own. The engines' own
-queues and batches are read from their /metrics, their throughput from their counters of generated tokens. Where engines
-and gateways share cores, throughput also tells what the gateways' own work took from the engines; how full the batches
-are does not.
+queues and batches are read from their /metrics, their throughput from their counters of generated tokens.
 
 `python -m tests.bench.credit` does the same with two real vLLM workers and the tiny Qwen3; `adaptive` after it measures
-that kind of credit.
+that kind of credit. There the engines have the first core to themselves, and gateways, Redis and clients the second, as
+engines have their GPUs: sharing cores, what the gateways' own work takes from the engines would count as throttling.
 """
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
@@ -44,6 +44,7 @@ class Setup:
     max_seqs: int
     gateways: int
     sample_s: float
+    has_own_core: bool = False
 
 
 SIM = Setup(
@@ -76,11 +77,13 @@ def measure_real(folder: Path, credit: str) -> dict[str, float]:
     """Run it on vLLM with the tiny Qwen3, looked at less often: rendering its metrics costs milliseconds."""
     model = str(make_tiny(folder / "tiny"))
     engine = ("vllm", "--model", model, "--max-model-len", "2048")
-    return compare(folder, Setup(engine=engine, max_seqs=16, gateways=1, sample_s=0.2), credit)
+    return compare(folder, Setup(engine=engine, max_seqs=16, gateways=1, sample_s=0.2, has_own_core=True), credit)
 
 
 def compare(folder: Path, setup: Setup, credit: str = "fixed") -> dict[str, float]:
     """Load two workers through gateways with credit and without, in turn."""
+    if setup.has_own_core:
+        os.sched_setaffinity(0, {1})
     with ExitStack() as stack:
         throttled, open_ = (_install(stack, folder / mode, mode, setup.gateways) for mode in (credit, "off"))
         workers = _start_workers(stack, folder, [*throttled.gateways, *open_.gateways], setup)
@@ -121,9 +124,13 @@ def _install(stack: ExitStack, folder: Path, mode: str, gateways: int) -> Instal
 def _start_workers(stack: ExitStack, folder: Path, gateways: list[GatewayServer], setup: Setup) -> list[WorkerServer]:
     options = (*setup.engine[1:], "--max-num-seqs", str(setup.max_seqs))
     workers = [WorkerServer(f"worker-{n}", folder, gateways, setup.engine[0], *options) for n in (1, 2)]
+    if setup.has_own_core:
+        os.sched_setaffinity(0, {0})
     for worker in workers:
         worker.spawn()
         stack.callback(worker.kill_tree)
+    if setup.has_own_core:
+        os.sched_setaffinity(0, {1})
     for worker in workers:
         worker.wait_ready(START_S_MAX)
     return workers

@@ -55,13 +55,11 @@ class PostgresServer:
         """Keep it from answering while the block runs; its connections stay open and its kernel still acknowledges."""
         postmaster = psutil.Process(self.pid)
         processes = [postmaster, *postmaster.children(recursive=True)]
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
+        _signal(processes, signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in processes:
-                process.send_signal(signal.SIGCONT)
+            _signal(processes, signal.SIGCONT)
 
     def cpu_s(self) -> float:
         """Give the CPU time that all its processes have used, those included that have ended."""
@@ -97,3 +95,10 @@ class PostgresServer:
         with log.open("wb") as output:
             done = subprocess.run(command, user=self._user, cwd="/", stdout=output, stderr=output, check=False)
         assert done.returncode == 0, f"{program} failed: {log.read_text()}"
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    """Signal those that there still are: a backend may be about to end when its server is frozen."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
