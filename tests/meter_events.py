@@ -41,3 +41,8 @@ def opened(number: int = 0, **fields) -> MeterEvent:
     empty = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), 0)
     nothing = {"outcome": "", "status": 0, "flag": "none", "ended_ms": 0, "ttft_ms": None}
     return event(number, **{**empty, **nothing, **fields})
+
+
+def usage_of(journal, from_ms, to_ms, by=(), **whose):
+    """Ask *journal* for the sums over one interval."""
+    return journal.usage_of_parts([(from_ms, to_ms)], by, **whose)[0]

@@ -70,7 +70,7 @@ def list_(
     """
     List limits, and whether each is live: one whose tenant is suspended or whose model is retired binds nobody.
 
-    What is used of them right now only gateways know: a caller sees its own at GET /v1/limits.
+    What is used of them right now only gateways know: GET /admin/v1/holds?tenant=, for callers GET /v1/limits.
     """
     with open_database(home, database_url) as (_, database):
         print_records(COLUMNS, list(map(to_json, list_limits(SqlDirectory(database), tenant, now_ms()))), output)

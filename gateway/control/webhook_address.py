@@ -19,9 +19,6 @@ class AddressRules:
     allows_private: bool = False
 
 
-NO_WEBHOOKS = AddressRules(has_secret=False)
-
-
 def check_address(url: str, rules: AddressRules) -> None:
     """Raise InvalidInput if nothing could be sent to *url*. Asks the resolver; may block for seconds."""
     if not rules.has_secret:

@@ -66,11 +66,6 @@ class _LiveJournal:
         self.known = journal.known
         self.event = journal.event
 
-    def usage(
-        self, from_ms: int, to_ms: int, by: Collection[str] = (), *, tenant: str | None = None, key: str | None = None
-    ) -> Sequence[UsageSum]:
-        return self.usage_of_parts([(from_ms, to_ms)], by, tenant=tenant, key=key)[0]
-
     def usage_of_parts(
         self,
         parts: Sequence[tuple[int, int]],

@@ -116,15 +116,6 @@ class JournalReader(Protocol):
     Intervals are half-open, [from_ms, to_ms), in Unix milliseconds. All raise StoreUnavailable within their time limit.
     """
 
-    def usage(
-        self, from_ms: int, to_ms: int, by: Collection[str] = (), *, tenant: str | None = None, key: str | None = None
-    ) -> Sequence[UsageSum]:
-        """
-        Sum the events that arrived in the interval by any of tenant, project, key, model, pool.
-
-        Only *tenant*'s, or only those of *key*, if given. A model that there is not counts as no model.
-        """
-
     def usage_of_parts(
         self,
         parts: Sequence[tuple[int, int]],
@@ -133,7 +124,11 @@ class JournalReader(Protocol):
         tenant: str | None = None,
         key: str | None = None,
     ) -> Sequence[Sequence[UsageSum]]:
-        """Do the same for each of many intervals, in one transaction."""
+        """
+        Sum the events that arrived in each interval by any of tenant, project, key, model, pool, in one transaction.
+
+        Only *tenant*'s, or only those of *key*, if given. A model that there is not counts as no model.
+        """
 
     def prices_of(self, ids: Collection[str]) -> Mapping[str, PriceVersion]:
         """Give the price versions with these ids, as far as there are any."""

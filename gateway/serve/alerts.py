@@ -22,8 +22,6 @@ from gateway.serve.webhooks import Message, Webhooks
 POLL_S = 5.0  # how soon what another gateway left is told
 AT_ONCE_MAX = 16
 
-_TOLD = ("tenant", "scope", "subject", "model", "kind", "period", "is_hard")
-
 log = structlog.get_logger()
 
 

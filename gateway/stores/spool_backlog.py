@@ -3,17 +3,8 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 from gateway.core.usage import MeterEvent
-
-
-class Kind(Enum):
-    """What a written record does to its request."""
-
-    OPEN = "open"
-    PROGRESS = "progress"
-    CLOSE = "close"
 
 
 @dataclass(slots=True)

@@ -32,11 +32,6 @@ class SqlJournal:
     def append_readings(self, readings: Sequence[EngineReading]) -> None:
         self._insert_new(engine_readings, [asdict(reading) for reading in readings])
 
-    def usage(
-        self, from_ms: int, to_ms: int, by: Collection[str] = (), *, tenant: str | None = None, key: str | None = None
-    ) -> Sequence[UsageSum]:
-        return self.usage_of_parts([(from_ms, to_ms)], by, tenant=tenant, key=key)[0]
-
     def usage_of_parts(
         self,
         parts: Sequence[tuple[int, int]],

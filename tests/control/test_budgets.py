@@ -8,7 +8,7 @@ from gateway.control.keys import create_key
 from gateway.control.models import declare_model
 from gateway.control.subjects import Who
 from gateway.control.tenants import create_tenant
-from gateway.control.webhook_address import NO_WEBHOOKS, AddressRules
+from gateway.control.webhook_address import AddressRules
 from gateway.core.prices import PriceVersion, Tier, Unit
 from gateway.errors import AlreadyExists, InvalidInput, NotFoundError
 from gateway.stores.database import Database
@@ -18,6 +18,8 @@ from tests.meter_events import event
 
 NOW = 1_794_744_000_000  # 2026-11-15, noon UTC
 SIGNED = AddressRules(has_secret=True)
+
+NO_WEBHOOKS = AddressRules(has_secret=False)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from gateway.cli import app
 from gateway.control.api import control_app
 from gateway.control.money_api import MoneyDesk
 from gateway.control.tenants import create_tenant
-from gateway.control.webhook_address import NO_WEBHOOKS
+from gateway.control.webhook_address import AddressRules
 from gateway.core.holds import Standings
 from gateway.errors import SluiceError
 from gateway.stores.database import Database
@@ -38,7 +38,9 @@ async def nothing_holds(tenant: str) -> Standings:
 @pytest.fixture
 def client(directory, database):
     roster, token = MemoryRoster(lease_s=60, suspect_s=5), SecretStr("an-admin-token")
-    desk = MoneyDesk(directory, SqlBudgets(database), NO_WEBHOOKS, "UTC", lambda: 1000, nothing_holds)
+    desk = MoneyDesk(
+        directory, SqlBudgets(database), AddressRules(has_secret=False), "UTC", lambda: 1000, nothing_holds
+    )
     control = control_app(directory, roster, token, now_ms=lambda: 1000, money=desk)
     with TestClient(control, headers=BEARER) as client:
         yield client

@@ -5,7 +5,7 @@ from sqlalchemy import func, select
 
 from gateway.core.usage import MeterEvent
 from gateway.stores.schema import meter_events
-from tests.meter_events import event
+from tests.meter_events import event, usage_of
 
 
 def count(database, table):
@@ -17,13 +17,13 @@ def test_replaying_events_changes_nothing(journal, database):
     assert journal.append([event(1), event(2)]).new == 2
     assert journal.append([event(2, completion_tokens=999), event(3)]).new == 1
     assert count(database, meter_events) == 3
-    (total,) = journal.usage(0, 1 << 50)
+    (total,) = usage_of(journal, 0, 1 << 50)
     assert total.completion_tokens == 60
 
 
 def test_an_id_twice_in_one_batch_counts_once_and_the_first_is_kept(journal):
     assert journal.append([event(1, completion_tokens=7), event(1, completion_tokens=8)]).new == 1
-    assert journal.usage(0, 1 << 50)[0].completion_tokens == 7
+    assert usage_of(journal, 0, 1 << 50)[0].completion_tokens == 7
 
 
 def test_every_field_of_an_event_comes_back(journal, database):
@@ -46,7 +46,7 @@ def test_nothing_to_append_is_fine(journal):
 
 def test_intervals_are_half_open(journal):
     journal.append([event(n, arrived_ms=at) for n, at in enumerate([999, 1000, 1999, 2000])])
-    (total,) = journal.usage(1000, 2000)
+    (total,) = usage_of(journal, 1000, 2000)
     assert total.requests == 2
 
 
@@ -58,17 +58,17 @@ def test_usage_is_summed_by_what_was_asked_for(journal):
             event(3, tenant="b", key="k3", model="m", outcome="queue_full", flag="none"),
         ]
     )
-    assert {(s.tenant, s.key, s.model, s.requests) for s in journal.usage(0, 1 << 50, {"tenant"})} == {
+    assert {(s.tenant, s.key, s.model, s.requests) for s in usage_of(journal, 0, 1 << 50, {"tenant"})} == {
         ("a", "", "", 2),
         ("b", "", "", 1),
     }
-    assert {s.key for s in journal.usage(0, 1 << 50, {"key", "model"}, tenant="a")} == {"k1", "k2"}
+    assert {s.key for s in usage_of(journal, 0, 1 << 50, {"key", "model"}, tenant="a")} == {"k1", "k2"}
 
 
 def test_sums_beyond_32_bits_are_exact(journal):
     big = 2**53 + 1
     journal.append([event(1, prompt_tokens=big, cached_tokens=0), event(2, prompt_tokens=2, cached_tokens=0)])
-    assert journal.usage(0, 1 << 50)[0].prompt_tokens == big + 2
+    assert usage_of(journal, 0, 1 << 50)[0].prompt_tokens == big + 2
 
 
 def test_a_tenant_is_known_by_its_events_too(journal):

@@ -29,7 +29,7 @@ from gateway.stores.schema import (
 from gateway.stores.sql import SqlJournal
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_rollups import DAY_MS, HOUR_MS, tier_of
-from tests.meter_events import event
+from tests.meter_events import event, usage_of
 from tests.prices import NEW, OLD, PRICES
 
 BEGIN_MS = 1_774_656_000_000  # 2026-03-28, the day before clocks go forward in Europe
@@ -152,7 +152,7 @@ def test_any_interval_has_the_sum_of_its_events(shared, fields, one, other, by, 
     inside = [each for each in events if start <= each.arrived_ms < end and tenant in (None, each.tenant)]
     asked = [name for name in BY if name in by]
     names = (*asked, "service_class", "outcome", "flag", "price", "tier")
-    assert summed(journal.usage(start, end, by, tenant=tenant), asked) == brute_force(inside, by=names)
+    assert summed(usage_of(journal, start, end, by, tenant=tenant), asked) == brute_force(inside, by=names)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns", "Europe/Berlin"])
@@ -165,7 +165,7 @@ def test_the_days_of_any_zone_add_up_to_the_whole_and_cost_the_same(shared, zone
     journal.append([event(number, **each) for number, each in enumerate(fields)])
     cut = [(start, end) for _, start, end in days(BEGIN_MS - 1, BEGIN_MS + SPAN_MS + 1, load_zone(zone))]
     parts = [each for sums in journal.usage_of_parts(cut) for each in sums]
-    whole = journal.usage(BEGIN_MS - 1, BEGIN_MS + SPAN_MS + 1)
+    whole = usage_of(journal, BEGIN_MS - 1, BEGIN_MS + SPAN_MS + 1)
     book = journal.prices_of(BOOK)
     assert book == BOOK
     assert statement(parts, book) == statement(whole, book)
@@ -186,7 +186,7 @@ def test_a_price_that_comes_after_its_events_is_not_guessed_back(journal, direct
     journal.append([event(1, price=OLD.id)])
     directory.put_prices(PRICES)
     journal.append([event(2, price=OLD.id)])
-    stated = statement(journal.usage(0, 1 << 50), BOOK)
+    stated = statement(usage_of(journal, 0, 1 << 50), BOOK)
     assert (stated.unpriced_requests, stated.unpriced_tokens) == (1, 30)
     assert [(line.charge.unit.value, line.charge.quantity) for line in stated.lines] == [
         ("input", 6),
@@ -198,7 +198,7 @@ def test_a_price_that_comes_after_its_events_is_not_guessed_back(journal, direct
 
 def test_only_the_usage_of_one_key_is_told_if_that_is_asked(journal):
     journal.append([event(1, key="k"), event(2, key="l"), event(3, key="k", arrived_ms=1_700_100_000_000)])
-    (total,) = journal.usage(1_699_999_999_999, 1_700_200_000_001, key="k")
+    (total,) = usage_of(journal, 1_699_999_999_999, 1_700_200_000_001, key="k")
     assert total.requests == 2
 
 
@@ -231,7 +231,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(journal, database):
     journal.append([event(1, **huge)])
     with pytest.raises(StoreUnavailable):
         journal.append([event(2), event(3, **huge)])
-    (total,) = journal.usage(0, 1 << 50)
+    (total,) = usage_of(journal, 0, 1 << 50)
     assert (total.requests, total.prompt_tokens) == (1, 2**62), "a sum without room in 64 bits must fail, and loudly"
     assert journal.append([event(2)]).new == 1
 
@@ -246,15 +246,15 @@ def test_rollups_grow_with_who_uses_what_in_an_hour_and_not_with_events(journal,
     journal.append([event(n, model=f"made-up-{n}", **made_up) for n in range(100)])
     assert len(rolled_up(database, usage_hours)) == 2 * 2 + 1
     assert len(rolled_up(database, usage_days)) == 2 + 1
-    assert {each.model for each in journal.usage(0, 1 << 50, ["model"])} == {"qwen3", ""}
+    assert {each.model for each in usage_of(journal, 0, 1 << 50, ["model"])} == {"qwen3", ""}
 
 
 def test_events_of_any_time_are_taken_and_found(journal):
     journal.append([event(n, arrived_ms=at) for n, at in enumerate(FAR_TIMES)])
     assert journal.append([event(n, arrived_ms=at) for n, at in enumerate(FAR_TIMES)]).new == 0
-    (total,) = journal.usage(-10, 1 << 50)
+    (total,) = usage_of(journal, -10, 1 << 50)
     assert total.requests == len(FAR_TIMES)
-    assert [each.requests for each in journal.usage(0, 1)] == [1]
+    assert [each.requests for each in usage_of(journal, 0, 1)] == [1]
 
 
 @pytest.mark.postgres
@@ -319,7 +319,7 @@ def test_a_deadlock_with_somebody_elses_transaction_is_tried_again_within_the_li
             wait_until_blocked(database)
             other.execute(text("UPDATE usage_hours SET requests = requests + 0"))
         assert appending.result().new == 1
-    assert journal.usage(0, 1 << 50)[0].requests == 2
+    assert usage_of(journal, 0, 1 << 50)[0].requests == 2
     database.close()
 
 
@@ -333,7 +333,7 @@ def wait_until_blocked(database):
 
 
 def test_sums_of_nothing_are_nothing(journal):
-    assert journal.usage(0, 1 << 50) == []
+    assert usage_of(journal, 0, 1 << 50) == []
     assert statement([], {}).amounts_nano == {}
 
 

@@ -11,7 +11,7 @@ from gateway.stores.database import Database
 from gateway.stores.schema import migrate, usage_days, usage_hours
 from gateway.stores.sql import SqlJournal
 from gateway.stores.sql_rollups import DAY_MS, HOUR_MS
-from tests.meter_events import event
+from tests.meter_events import event, usage_of
 from tests.sql.test_database import migrate_to
 from tests.sql.test_ledger import FAR_TIMES, brute_force, rolled_up
 
@@ -48,7 +48,7 @@ def test_the_events_of_before_are_all_there_and_summed_as_unpriced(upgraded):
     events = list(of_before())
     assert rolled_up(upgraded, usage_hours) == brute_force(events, HOUR_MS)
     assert rolled_up(upgraded, usage_days) == brute_force(events, DAY_MS)
-    assert sum(each.requests for each in SqlJournal(upgraded).usage(-10, 1 << 50)) == len(events)
+    assert sum(each.requests for each in usage_of(SqlJournal(upgraded), -10, 1 << 50)) == len(events)
 
 
 def test_shipping_them_again_after_the_upgrade_changes_nothing(upgraded):
