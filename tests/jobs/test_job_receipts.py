@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.app import now_ms
+from gateway.composition import now_ms
 from tests.jobs.conftest import BODY
 from tests.servers.prices import declare, version
 

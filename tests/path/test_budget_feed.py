@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.app import now_ms
+from gateway.composition import now_ms
 from gateway.core.holds import Ask
 from gateway.core.money import NANO
 from gateway.core.prices import PriceVersion, Tier, Unit

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.app import now_ms
+from gateway.composition import now_ms
 from gateway.finance.reconcile import reconcile
 from gateway.ports.journal import EngineReading
 from gateway.serve.wire import ConnectionPool

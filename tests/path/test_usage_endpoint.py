@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from gateway.app import now_ms
+from gateway.composition import now_ms
 from gateway.control.keys import create_key
 from gateway.control.tenants import create_tenant
 from gateway.core.prices import Tier, Unit
