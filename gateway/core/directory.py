@@ -5,14 +5,16 @@ Control writes rows in SQL; each row carries the directory version at which it l
 version v asks only for rows above v and builds the next snapshot from the one it has.
 """
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from gateway.core.budgets import Budget
 from gateway.core.limits import Limit
+from gateway.core.pools import PoolSpec, merge_pools
 from gateway.core.prices import PriceBook, PriceVersion
 
 _Row = TypeVar("_Row")
@@ -71,12 +73,34 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A name that clients may ask for, and the pool of workers that serves it."""
+    """
+    A name that clients may ask for, and the pool of workers that serves it.
+
+    With *weights* its requests are shared out between several pools, each to the pool that core/canary.py chooses;
+    *pool* is the weightiest then. *is_from_file* tells whether `sluice apply` put it there: only that takes it away.
+    """
 
     name: str
     pool: str
     created_ms: int
     is_retired: bool = False
+    weights: Mapping[str, int] = field(default_factory=dict)
+    is_from_file: bool = False
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """All pools that serve it, also those that get no requests now."""
+        return tuple(self.weights) or (self.pool,)
+
+
+def model_to_row(model: Model) -> dict[str, Any]:
+    """Give a model as plain values, its weights as JSON text."""
+    return asdict(model) | {"weights": json.dumps(dict(model.weights))}
+
+
+def model_from_row(**values: Any) -> Model:
+    """Make a model of what `model_to_row` gave. Raises ValueError or TypeError for anything else."""
+    return Model(**{**values, "weights": json.loads(values["weights"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +114,7 @@ class Changes:
     prices: tuple[PriceVersion, ...] = ()
     limits: tuple[Limit, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    pools: tuple[PoolSpec, ...] = ()
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -98,7 +123,11 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything the data plane needs to know of the Directory. Keys are by digest, limits and budgets by id."""
+    """
+    Everything the data plane needs to know of the Directory. Keys are by digest, limits and budgets by id.
+
+    *pools* are those that are declared, by name; workers may join others too.
+    """
 
     version: int = 0
     tenants: Mapping[str, Tenant] = field(default_factory=_nothing)
@@ -107,6 +136,7 @@ class Snapshot:
     prices: PriceBook = field(default_factory=PriceBook)
     limits: Mapping[str, Limit] = field(default_factory=_nothing)
     budgets: Mapping[str, Budget] = field(default_factory=_nothing)
+    pools: Mapping[str, PoolSpec] = field(default_factory=_nothing)
 
     def apply(self, changes: Changes) -> "Snapshot":
         """Give the snapshot after *changes*; this one stays as it was."""
@@ -119,6 +149,7 @@ class Snapshot:
             prices=self.prices.apply(changes.prices),
             limits=_merge(self.limits, ((limit.id, limit) for limit in changes.limits)),
             budgets=_merge(self.budgets, ((budget.id, budget) for budget in changes.budgets)),
+            pools=merge_pools(self.pools, changes.pools),
         )
 
 

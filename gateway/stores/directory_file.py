@@ -8,7 +8,7 @@ encoding 200,000 keys by one call would hold Python's lock, and with it the even
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,24 @@ import structlog
 from gateway.core.budgets import Budget
 from gateway.core.directory import Changes, Key, Model, Snapshot, Tenant
 from gateway.core.limits import Limit
+from gateway.core.pools import PoolSpec, pool_from_row, pool_to_row
 from gateway.core.prices import PRICE_FIELDS, PriceVersion, price_from_row, price_to_row
 
 ROWS_PER_TURN = 200  # rows written before other threads get their turn: some 1 ms
 
 _Row = Tenant | Key | Model | Limit | Budget
 _KINDS: dict[str, type[_Row]] = {"tenant": Tenant, "key": Key, "model": Model, "limit": Limit, "budget": Budget}
-_PRICE = "price"
+_PRICE, _POOL = "price", "pool"
+_MAKERS: dict[str, Callable[..., _Row | PriceVersion | PoolSpec]] = {
+    **_KINDS,
+    _PRICE: price_from_row,
+    _POOL: pool_from_row,
+}
 
 # What a version of Sluice knows of each kind; another version's file has other fields.
 _FIELDS = {kind: [field.name for field in fields(row_type)] for kind, row_type in _KINDS.items()}
 _FIELDS[_PRICE] = list(PRICE_FIELDS)
+_FIELDS[_POOL] = [field.name for field in fields(PoolSpec)]
 
 log = structlog.get_logger()
 
@@ -74,6 +81,7 @@ def load_snapshot(path: Path) -> Snapshot:
             prices=tuple(row for row in rows if isinstance(row, PriceVersion)),
             limits=tuple(row for row in rows if isinstance(row, Limit)),
             budgets=tuple(row for row in rows if isinstance(row, Budget)),
+            pools=tuple(row for row in rows if isinstance(row, PoolSpec)),
         )
     )
 
@@ -82,6 +90,8 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield json.dumps({"version": snapshot.version, "fields": _FIELDS}) + "\n"
     for version in snapshot.prices.by_id.values():
         yield json.dumps({_PRICE: price_to_row(version)}) + "\n"
+    for pool in snapshot.pools.values():
+        yield json.dumps({_POOL: pool_to_row(pool)}) + "\n"
     kinds: dict[str, Mapping[str, _Row]] = {
         "tenant": snapshot.tenants,
         "key": snapshot.keys,
@@ -94,9 +104,9 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
             yield json.dumps({kind: {name: getattr(row, name) for name in _FIELDS[kind]}}) + "\n"
 
 
-def _row(line: dict[str, Any]) -> _Row | PriceVersion:
+def _row(line: dict[str, Any]) -> _Row | PriceVersion | PoolSpec:
     ((kind, values),) = line.items()
-    return price_from_row(**values) if kind == _PRICE else _KINDS[kind](**values)
+    return _MAKERS[kind](**values)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
 )
 from sqlalchemy import text as sql
 
@@ -80,7 +81,29 @@ models = Table(
     Column("pool", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("is_retired", Boolean, nullable=False),
+    Column("weights", Text, nullable=False, server_default="{}"),  # JSON: pool → weight
+    Column("is_from_file", Boolean, nullable=False, server_default=false()),
     Column("version", BigInteger, nullable=False, index=True),
+)
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("is_removed", Boolean, nullable=False),
+    Column("spec", Text, nullable=False),  # JSON, as core/pools.py writes it
+    Column("version", BigInteger, nullable=False, index=True),
+)
+
+applied = Table(
+    "applied",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("rolls_back_to", Integer),
+    Column("text", Text, nullable=False),  # the sections of sluice.yaml that were applied, never its settings
 )
 
 prices = Table(

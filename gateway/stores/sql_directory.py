@@ -9,19 +9,23 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, Table, select, update
 
 from gateway.core.budgets import Budget
-from gateway.core.directory import Changes, Key, Model, Tenant
+from gateway.core.directory import Changes, Key, Model, Tenant, model_from_row, model_to_row
 from gateway.core.limits import Limit
+from gateway.core.pools import PoolSpec, pool_from_row
 from gateway.core.prices import PriceVersion, price_from_row, price_to_row
 from gateway.errors import AlreadyExists, NotFoundError
 from gateway.stores.database import Database
-from gateway.stores.schema import budgets, directory_state, keys, limits, models, prices, tenants
+from gateway.stores.schema import budgets, directory_state, keys, limits, models, pools, prices, tenants
 from gateway.stores.sql_budgets import is_counted, open_budget
 
 FETCH_ROWS = 1000  # rows turned into objects at a time, so that other threads get their turn
 
-_Row = TypeVar("_Row", Tenant, Key, Model, PriceVersion, Limit, Budget)
+_Row = TypeVar("_Row", Tenant, Key, Model, PriceVersion, Limit, Budget, PoolSpec)
 _PRICES = select(prices).order_by(prices.c.model, prices.c.from_ms, prices.c.id)
-_MAKERS: Mapping[type, Callable[..., Any]] = MappingProxyType({PriceVersion: price_from_row})
+_MAKERS: Mapping[type, Callable[..., Any]] = MappingProxyType(
+    {PriceVersion: price_from_row, Model: model_from_row, PoolSpec: pool_from_row}
+)
+_COLUMNS: Mapping[type, tuple[str, ...]] = MappingProxyType({PoolSpec: ("name", "is_removed", "spec")})
 
 
 class SqlDirectory:
@@ -44,6 +48,7 @@ class SqlDirectory:
                 prices=tuple(_all(connection, PriceVersion, select(prices).where(prices.c.version > above))),
                 limits=tuple(_all(connection, Limit, select(limits).where(limits.c.version > above))),
                 budgets=tuple(_all(connection, Budget, select(budgets).where(budgets.c.version > above))),
+                pools=tuple(_all(connection, PoolSpec, select(pools).where(pools.c.version > above))),
             )
 
     def put_tenant(self, tenant: Tenant, *, must_be_new: bool = False) -> None:
@@ -73,7 +78,7 @@ class SqlDirectory:
 
     def put_model(self, model: Model) -> None:
         with self._database.writing() as connection:
-            self._put(connection, models, asdict(model), _next_version(connection))
+            self._put(connection, models, model_to_row(model), _next_version(connection))
 
     def put_prices(self, versions: Sequence[PriceVersion], *, seen: Sequence[PriceVersion] | None = None) -> None:
         with self._database.writing() as connection:
@@ -156,7 +161,7 @@ def _exists(connection: Connection, tenant_id: str) -> bool:
 
 
 def _all(connection: Connection, row_type: type[_Row], query: Select[Any]) -> list[_Row]:
-    names = [field.name for field in fields(row_type)]
+    names = _COLUMNS.get(row_type) or tuple(field.name for field in fields(row_type))
     result = connection.execute(query.with_only_columns(*(query.selected_columns[name] for name in names)))
     make = _MAKERS.get(row_type, row_type)
     return [make(**dict(zip(names, row, strict=True))) for rows in result.partitions(FETCH_ROWS) for row in rows]
