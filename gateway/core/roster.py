@@ -5,12 +5,17 @@ from enum import Enum
 
 
 class WorkerState(Enum):
-    """Where a worker is in its life. Only a ready one gets requests."""
+    """
+    Where a worker is in its life. Only a ready one gets requests.
+
+    A cordoned one is ready by its own word, and gets none by an operator's (core/orders.py).
+    """
 
     STARTING = "starting"
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
+    CORDONED = "cordoned"
     DRAINING = "draining"
     FAILED = "failed"
 

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gateway.core.engine_load import EngineLoad
+from gateway.core.orders import Order
 from gateway.core.roster import Beat
 from gateway.core.routing import PoolViews
 
@@ -50,6 +51,17 @@ class Roster(Protocol):
     async def forget(self, worker: str) -> None:
         """Strike a worker off, everywhere; unknown workers are fine."""
 
+    def order(self, worker: str, order: Order) -> None:
+        """
+        Have *worker* do as ordered: no gateway gives it requests unless it is to serve. Idempotent, the last one holds.
+
+        It holds here at once, at the others soon after; with a shared store away, when that is back. It ends a minute
+        after the worker is no longer listed, and when the worker is struck off.
+        """
+
+    def ordered(self, worker: str) -> Order:
+        """Tell what a worker was ordered; who was told nothing is to serve."""
+
     def views(self, pool: str) -> PoolViews:
         """
         List the pool's workers as the router weighs them, this gateway's own work on each included. Never blocks.
@@ -58,7 +70,7 @@ class Roster(Protocol):
         """
 
     def beats(self) -> Sequence[Beat]:
-        """List the last beat of every worker whose lease holds."""
+        """List the last beat of every worker whose lease holds, in the state that its order leaves it in."""
 
     def working(self, worker: str, work: int, prompt_tokens: int = 0) -> Working:
         """

@@ -4,15 +4,17 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from types import TracebackType
 from typing import Self
 
 from gateway.core.credit import CreditMode, WorkerCredit
 from gateway.core.engine_load import EngineLoad
+from gateway.core.orders import Order, Ordered, state_under
 from gateway.core.roster import Beat
 from gateway.core.routing import PoolViews, WorkerView
+from gateway.stores.worker_orders import WorkerOrders
 from gateway.stores.worker_work import Told, WorkerWork
 
 _UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nothing is given to it
@@ -103,6 +105,7 @@ class MemoryRoster:
         self._lease_s = lease_s
         self._suspect_s = suspect_s
         self._credit_mode = credit_mode
+        self.orders = WorkerOrders()
         self._entries: dict[str, _Entry] = {}
         self._work: dict[str, WorkerWork] = {}
         self._pages: dict[str, _Page] = {}
@@ -141,6 +144,20 @@ class MemoryRoster:
 
     async def forget(self, worker: str) -> None:
         self._strike(worker)
+        self.orders.give(worker, Order.SERVE, self.now_s())
+
+    def order(self, worker: str, order: Order) -> None:
+        if self.orders.give(worker, order, self.now_s()):
+            self.has_news.set()
+            self._change(worker)
+
+    def ordered(self, worker: str) -> Order:
+        return self.orders.of(worker)
+
+    def hear_order(self, worker: str, ordered: Ordered, left_s: float) -> None:
+        """Take what another gateway says of a worker's order, which is kept *left_s* more."""
+        if self.orders.hear(worker, ordered, self.now_s() + left_s):
+            self._change(worker)
 
     def views(self, pool: str) -> PoolViews:
         page = self._pages.get(pool)
@@ -156,7 +173,11 @@ class MemoryRoster:
 
     def beats(self) -> Sequence[Beat]:
         now_s = self.now_s()
-        return [entry.beat for entry in self._entries.values() if entry.ends_s > now_s]
+        beats = [entry.beat for entry in self._entries.values() if entry.ends_s > now_s]
+        if not self.orders:
+            return beats
+        self.orders.keep((beat.worker for beat in beats), now_s)
+        return [replace(beat, state=state_under(self.ordered(beat.worker), beat.state)) for beat in beats]
 
     def working(self, worker: str, work: int, prompt_tokens: int = 0) -> _Working:
         return _Working(self, worker, work, prompt_tokens)
@@ -285,7 +306,7 @@ class MemoryRoster:
             pool=beat.pool,
             models=entry.models,
             url=beat.url,
-            state=beat.state,
+            state=state_under(self.ordered(worker), beat.state),
             engine_key=beat.engine_key,
             max_seqs=beat.max_seqs,
             kv_cache_usage=beat.kv_cache_usage,

@@ -14,18 +14,21 @@ from redis.asyncio import Redis
 
 from gateway.core.credit import CreditMode
 from gateway.core.engine_load import EngineLoad
+from gateway.core.orders import Order
 from gateway.core.roster import Beat, WorkerState
 from gateway.core.routing import PoolViews
 from gateway.errors import StoreUnavailable
 from gateway.ports.roster import Working
 from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.redis_client import Script, redis_answering
+from gateway.stores.worker_orders import read_ordered
 
 READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 5 ms
 STRUCK_OFF = ""
 HURRY = 4  # news that others may be waiting for is told so many times as often
 
-_KEYS = [f"sluice:{{roster}}:{name}" for name in ("beats", "leases", "versions", "version", "work", "told")]
+_NAMES = ("beats", "leases", "versions", "version", "work", "told", "orders", "order_leases")
+_KEYS = [f"sluice:{{roster}}:{name}" for name in _NAMES]
 _SHARE = Script("roster")
 _FIELDS = {field.name for field in fields(Beat)}
 
@@ -36,7 +39,8 @@ class RedisRoster:
     """
     A Roster in memory whose news travels through Redis: every *refresh_s*, and at once when a worker's state changes.
 
-    News are beats, and what each gateway has outstanding on the workers on which that changed.
+    News are beats, and what each gateway has outstanding on the workers on which that changed. Orders are few: each
+    gateway tells all that it knows, every time, so that a Redis that lost its memory has them again at once.
 
     With Redis away it goes on with what it last saw: a worker that only others hear of is listed until Redis is back,
     for its silence here says nothing.
@@ -78,6 +82,12 @@ class RedisRoster:
         await self._strike_off(worker)
         self._unsent[worker] = STRUCK_OFF
         self._local.has_news.set()
+
+    def order(self, worker: str, order: Order) -> None:
+        self._local.order(worker, order)
+
+    def ordered(self, worker: str) -> Order:
+        return self._local.ordered(worker)
 
     def views(self, pool: str) -> PoolViews:
         return self._local.views(pool)
@@ -128,7 +138,7 @@ class RedisRoster:
         busy, self._local.busy = self._local.busy, set()
         try:
             async with redis_answering(self._store_timeout_s):
-                self._version, self._told_ms, told, *news = await _SHARE.run(
+                self._version, self._told_ms, told, orders, *news = await _SHARE.run(
                     self._redis, _KEYS, self._news(telling, busy)
                 )
         except StoreUnavailable as error:
@@ -141,12 +151,15 @@ class RedisRoster:
             self._note_change(is_up=True)
             await self._take_in(news)
             await self._take_in_told(told)
+            self._take_in_orders(orders)
 
     def _news(self, telling: dict[str, str], busy: set[str]) -> list[str | int]:
         """Give the script's arguments: beats, and this gateway's own work on each *busy* worker."""
         beats = [word for pair in telling.items() for word in pair]
         work = [word for worker in busy for word in (worker, "{} {} {}".format(*self._local.own(worker)))]
-        return [self._version, self._lease_ms, self._owner, self._told_ms, len(beats), *beats, *work]
+        orders = list(self._local.orders.words(self._local.now_s()))
+        counts = len(beats), len(orders) // 3
+        return [self._version, self._lease_ms, self._owner, self._told_ms, *counts, *orders, *beats, *work]
 
     def _current(self, unsent: dict[str, str]) -> dict[str, str]:
         """Leave out beats whose lease has ended while they waited for Redis; forget what was noted of such workers."""
@@ -178,6 +191,12 @@ class RedisRoster:
             for gateway, worker, work in zip(chunk[::3], chunk[1::3], chunk[2::3], strict=True):
                 requests, prefill_tokens, credit_seqs = map(int, work.split())
                 self._local.tell(worker, gateway, requests, prefill_tokens, credit_seqs)
+
+    def _take_in_orders(self, orders: list[Any]) -> None:
+        """Take in all orders there are: worker, "number order", ms left, and so on."""
+        for worker, words, left_ms in zip(orders[::3], orders[1::3], orders[2::3], strict=True):
+            if ordered := read_ordered(words):
+                self._local.hear_order(worker, ordered, int(left_ms) / 1000)
 
     async def _strike_off(self, worker: str) -> None:
         await self._local.forget(worker)

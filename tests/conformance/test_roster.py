@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.core.engine_load import EngineLoad
+from gateway.core.orders import Order
 from gateway.core.roster import WorkerState
 from gateway.core.routing import rank, slots
 from tests.conformance.rosters import HandClock, beat, open_roster
@@ -73,6 +74,60 @@ async def test_a_forgotten_worker_is_gone_until_it_beats_again(roster):
     assert list(roster.views("qwen")) == []
     await roster.beat(beat())
     assert len(roster.views("qwen")) == 1
+
+
+async def test_a_cordoned_worker_gets_nothing_keeps_what_it_has_and_serves_again_when_it_may(roster):
+    await roster.beat(beat("w1"))
+    await roster.beat(beat("w2"))
+    with roster.working("w1", 100):
+        roster.order("w1", Order.CORDON)
+        assert (view(roster).state, view(roster).in_flight) == (WorkerState.CORDONED, 1)
+        assert [worker.id for worker in rank("Qwen/Qwen3-0.6B", 1, roster.views("qwen"))] == ["w2"]
+        assert slots(roster.views("qwen")) == 8
+        await roster.beat(beat("w1"))
+        assert {one.worker: one.state.value for one in roster.beats()} == {"w1": "cordoned", "w2": "ready"}
+    roster.order("w1", Order.SERVE)
+    assert (view(roster).state, slots(roster.views("qwen"))) == (WorkerState.READY, 16)
+
+
+async def test_a_worker_that_is_to_drain_drains_for_the_router_before_it_says_so(roster):
+    await roster.beat(beat())
+    roster.order("w1", Order.DRAIN)
+    assert (view(roster).state, roster.ordered("w1")) == (WorkerState.DRAINING, Order.DRAIN)
+
+
+async def test_a_cordon_hides_no_other_state(roster):
+    await roster.beat(beat(state=WorkerState.LOADING))
+    roster.order("w1", Order.CORDON)
+    assert view(roster).state is WorkerState.LOADING
+    await roster.beat(beat())
+    assert view(roster).state is WorkerState.CORDONED
+
+
+async def test_an_order_outlives_a_cut_and_ends_a_minute_after_its_worker(roster, clock):
+    await roster.beat(beat())
+    roster.order("w1", Order.CORDON)
+    for _ in range(30):  # a minute and a half of beats
+        clock.advance(3)
+        await roster.beat(beat())
+        roster.beats()
+    clock.advance(50)
+    assert not roster.beats()
+    await roster.beat(beat())
+    assert [one.state for one in roster.beats()] == [WorkerState.CORDONED]
+    clock.advance(61)
+    assert not roster.beats()
+    assert roster.ordered("w1") is Order.SERVE
+    await roster.beat(beat())
+    assert view(roster).state is WorkerState.READY
+
+
+async def test_a_worker_that_said_goodbye_begins_without_an_order(roster):
+    await roster.beat(beat())
+    roster.order("w1", Order.DRAIN)
+    await roster.forget("w1")
+    await roster.beat(beat())
+    assert view(roster).state is WorkerState.READY
 
 
 async def test_own_work_counts_at_once_and_only_while_it_lasts(roster):

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.core.engine_load import EngineLoad
+from gateway.core.orders import Order
 from gateway.core.roster import WorkerState
 from gateway.stores.redis_roster import RedisRoster
 from tests.conformance.queues import until
@@ -160,6 +161,63 @@ async def test_only_workers_whose_work_changed_are_told_of(redis_url):
             assert await left._redis.hgetall("sluice:{roster}:work") == {f"{left._owner}|w7": "1 300 8"}
 
 
+async def test_an_order_given_at_one_gateway_holds_at_all(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await right.beat(beat("w1"))  # the gateway that hears of the order is the one that the worker beats to
+        await until_listed(left, "w1")
+        for order in (Order.CORDON, Order.SERVE, Order.DRAIN):
+            left.order("w1", order)
+            await until(lambda order=order: _is_ordered(right, order))
+            await right.beat(beat("w1"))
+
+
+async def test_a_gateway_that_starts_later_knows_the_orders_at_once(redis_url):
+    async with two_gateways(redis_url) as (left, right, clock):
+        await left.beat(beat("w1"))
+        left.order("w1", Order.CORDON)
+        await until(lambda: _is_ordered(right, Order.CORDON))
+        async with open_roster("redis", redis_url, clock, lease_s=LEASE_S) as late:
+            assert late.ordered("w1") is Order.CORDON
+            assert late.views("qwen")[0].state is WorkerState.CORDONED
+
+
+async def test_orders_survive_a_redis_that_forgets_everything(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        left.order("w1", Order.CORDON)
+        await until(lambda: _is_ordered(right, Order.CORDON))
+        await left._redis.flushall()
+        await left.beat(beat("w1"))
+
+        async def are_told_again() -> bool:
+            return await left._redis.hgetall("sluice:{roster}:orders") == {"w1": "1 cordon"}
+
+        await until(are_told_again)
+
+
+async def test_an_order_that_redis_missed_is_told_when_it_is_back(redis_server, redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        redis_server.kill()
+        try:
+            left.order("w1", Order.DRAIN)
+            assert left.views("qwen")[0].state is WorkerState.DRAINING
+        finally:
+            redis_server.start()
+        await until(lambda: _is_ordered(right, Order.DRAIN))
+
+
+async def test_of_two_orders_at_once_the_stronger_one_holds_everywhere(redis_url):
+    async with two_gateways(redis_url) as (left, right, _):
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        right.order("w1", Order.DRAIN)
+        left.order("w1", Order.CORDON)
+        for roster in (left, right):
+            await until(lambda roster=roster: _is_ordered(roster, Order.DRAIN))
+
+
 async def test_with_redis_away_each_goes_on_with_what_it_saw_and_shares_again_when_it_is_back(redis_server, redis_url):
     async with two_gateways(redis_url) as (left, right, clock):
         await left.beat(beat("w1"))
@@ -202,3 +260,7 @@ async def _has_lease(roster: RedisRoster, worker: str, until_s: float) -> bool:
 
 async def _is_up(roster: RedisRoster, expected: bool) -> bool:
     return roster.is_up is expected
+
+
+async def _is_ordered(roster: RedisRoster, expected: Order) -> bool:
+    return roster.ordered("w1") is expected

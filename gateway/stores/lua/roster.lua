@@ -7,16 +7,24 @@
 --       5 work      hash        gateway|worker -> "requests tokens credit": what the gateway has outstanding on the
 --                               worker, and how many requests it would give it at most
 --       6 told      sorted set  gateway|worker -> when that was told, in ms of Redis's clock; it holds for a lease
+--       7 orders    hash        worker -> "number order", see core/orders.py: the higher number holds, and of two
+--                               with one number the stronger order
+--       8 order_leases  sorted set  worker -> when its order is forgotten, in ms of Redis's clock
 -- ARGV  1 the version the caller has seen, 2 a lease in ms, 3 the calling gateway, a name without |,
---       4 the ms up to which it has heard of work, 5 how many words of beats follow,
---       then worker, beat, worker, beat …, then worker, work, worker, work …
+--       4 the ms up to which it has heard of work, 5 how many words of beats follow, 6 how many orders,
+--       then worker, order, ms left of it, worker, …, then worker, beat, worker, beat …, then worker, work, worker, …
 --
--- Gives the version, the ms of now, a list of gateway, worker, work …, then worker, beat, ms left of its lease, worker, …
+-- Gives the version, the ms of now, a list of gateway, worker, work …, a list of all orders: worker, order, ms left …,
+-- then worker, beat, ms left of its lease, worker, …
 -- If Redis was emptied the version begins anew, and a caller that is ahead of it is told everything. One that is not may
 -- miss what came meanwhile, until that worker's next beat a second later; work is told again with each beat, too.
 
 local BEATS, LEASES, VERSIONS, VERSION, WORK, TOLD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local LEASE_MS, OWNER, BEATS_END = tonumber(ARGV[2]), ARGV[3], 5 + tonumber(ARGV[5])
+local ORDERS, ORDER_LEASES = KEYS[7], KEYS[8]
+local LEASE_MS, OWNER = tonumber(ARGV[2]), ARGV[3]
+local ORDERS_END = 6 + 3 * tonumber(ARGV[6])
+local BEATS_END = ORDERS_END + tonumber(ARGV[5])
+local STRENGTH = {serve = 0, cordon = 1, drain = 2}
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -30,8 +38,32 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', TOLD, '-inf', now - LEASE_MS
   redis.call('ZREM', TOLD, member)
 end
 
+local function is_over(said, known)
+  if not known then return true end
+  local number, order = string.match(said, '^(%d+) (%a+)$')
+  local known_number, known_order = string.match(known, '^(%d+) (%a+)$')
+  if number ~= known_number then return tonumber(number) > tonumber(known_number) end
+  return (STRENGTH[order] or 0) > (STRENGTH[known_order] or 0)
+end
+
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', ORDER_LEASES, '-inf', now)) do
+  redis.call('HDEL', ORDERS, worker)
+  redis.call('ZREM', ORDER_LEASES, worker)
+end
+for i = 7, ORDERS_END, 3 do
+  local worker, said, ends = ARGV[i], ARGV[i + 1], now + tonumber(ARGV[i + 2])
+  local known = redis.call('HGET', ORDERS, worker)
+  if known == said then
+    ends = math.max(ends, tonumber(redis.call('ZSCORE', ORDER_LEASES, worker)))
+  end
+  if known == said or is_over(said, known) then
+    redis.call('HSET', ORDERS, worker, said)
+    redis.call('ZADD', ORDER_LEASES, ends, worker)
+  end
+end
+
 local mine = {}
-for i = 6, BEATS_END, 2 do
+for i = ORDERS_END + 1, BEATS_END, 2 do
   mine[ARGV[i]] = true
   redis.call('HSET', BEATS, ARGV[i], ARGV[i + 1])
   redis.call('ZADD', LEASES, now + LEASE_MS, ARGV[i])
@@ -57,7 +89,13 @@ end
 
 local version, seen = tonumber(redis.call('GET', VERSION) or 0), tonumber(ARGV[1])
 if seen > version then seen = 0 end
-local news = {version, now, told}
+local orders = {}
+for _, worker in ipairs(redis.call('ZRANGE', ORDER_LEASES, 0, -1)) do
+  table.insert(orders, worker)
+  table.insert(orders, redis.call('HGET', ORDERS, worker))
+  table.insert(orders, redis.call('ZSCORE', ORDER_LEASES, worker) - now)
+end
+local news = {version, now, told, orders}
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', VERSIONS, '(' .. seen, '+inf')) do
   if not mine[worker] then
     table.insert(news, worker)
