@@ -2,22 +2,25 @@
 Settings: the only reader of the environment and of sluice.yaml; one frozen, validated tree.
 
 `SLUICE_*` variables override sluice.yaml, which overrides the defaults below. A nested name takes two underscores:
-`SLUICE_QUEUE__WAITING_MAX=500` is `queue: {waiting_max: 500}`. A name that is not known is an error that says which.
+`SLUICE_QUEUE__WAITING_MAX=500` is `queue: {waiting_max: 500}`. A name that is not known is an error that says
+which, and where it stands. The sections beside the settings declare pools, which control/pool_file.py reads.
 """
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from gateway.errors import InvalidInput
+from gateway.marked_yaml import Marked, at_line, did_you_mean, read_yaml
 
 ENV_PREFIX = "SLUICE_"
 CONFIG_VARIABLE = "SLUICE_CONFIG"  # where sluice.yaml is, if not in the working folder
+CONFIG_FILE = "sluice.yaml"
+POOL_SECTIONS = ("pools", "models", "prices")  # of sluice.yaml, no settings: `sluice apply` declares them
 
 
 class _Section(BaseModel):
@@ -228,8 +231,8 @@ def load_settings(environ: Mapping[str, str] = os.environ, config: Path | None =
 
     Raises InvalidInput naming the setting, its value and where it came from.
     """
-    path = config or Path(environ.get(CONFIG_VARIABLE, "sluice.yaml"))
-    tree = _read_yaml(path, must_exist=config is not None or CONFIG_VARIABLE in environ)
+    written = read_config(config_path(environ, config), must_exist=config is not None or CONFIG_VARIABLE in environ)
+    tree = _settings_of(written)
     for name, value in environ.items():
         if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE:
             _put(tree, name.removeprefix(ENV_PREFIX).lower().split("__"), value)
@@ -237,21 +240,35 @@ def load_settings(environ: Mapping[str, str] = os.environ, config: Path | None =
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise InvalidInput(_explain(error, path)) from error
+        raise InvalidInput("; ".join(_explain(problem, written, environ) for problem in _problems(error))) from error
 
 
-def _read_yaml(path: Path, *, must_exist: bool) -> dict[str, Any]:
+def config_path(environ: Mapping[str, str] = os.environ, config: Path | None = None) -> Path:
+    """Tell where sluice.yaml is, or would be."""
+    return config or Path(environ.get(CONFIG_VARIABLE, CONFIG_FILE))
+
+
+def read_config(path: Path, *, must_exist: bool = True) -> Marked:
+    """Read a sluice.yaml with its places; nothing is checked yet but that it is YAML. Raises InvalidInput."""
     if not path.exists() and not must_exist:
-        return {}
+        return read_yaml(b"", str(path))
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        return read_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from error
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise InvalidInput(f"{path} must hold a mapping of settings, not a {type(tree).__name__}.")
-    return tree
+
+
+def settings_flaws(written: Marked) -> list[tuple[Marked, str, str]]:
+    """List what is wrong with the settings of a file alone: where, the setting's name, what about it."""
+    try:
+        Settings.model_validate(_settings_of(written))
+    except ValidationError as error:
+        return [(written.find(names), ".".join(names), message) for names, message in _problems(error)]
+    return []
+
+
+def _settings_of(written: Marked) -> dict[str, Any]:
+    return {name: each.plain() for name, each in written.value.items() if name not in POOL_SECTIONS}
 
 
 def _put(tree: dict[str, Any], names: list[str], value: str) -> None:
@@ -263,11 +280,28 @@ def _put(tree: dict[str, Any], names: list[str], value: str) -> None:
     tree[names[-1]] = value
 
 
-def _explain(error: ValidationError, path: Path) -> str:
-    lines = []
+def _problems(error: ValidationError) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give the names of each wrong setting and what is wrong with it; never its value, which may be a secret."""
     for problem in error.errors(include_input=False, include_url=False):
-        names = [str(part) for part in problem["loc"]]
-        variable = ENV_PREFIX + "__".join(names).upper()
-        what = "is not a setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{'.'.join(names)}: {what} (in {path} or {variable})")
-    return "; ".join(lines)
+        names = tuple(str(part) for part in problem["loc"])
+        is_unknown = problem["type"] == "extra_forbidden"
+        yield names, f"is not a setting.{did_you_mean(names[-1], _known(names[:-1]))}" if is_unknown else problem["msg"]
+
+
+def _known(names: tuple[str, ...]) -> list[str]:
+    """List the settings of a section, and the other sections of the file beside those at the top."""
+    section: Any = Settings
+    for name in names:
+        section = section.model_fields[name].annotation
+    return [*section.model_fields, *(() if names else POOL_SECTIONS)]
+
+
+def _explain(problem: tuple[tuple[str, ...], str], written: Marked, environ: Mapping[str, str]) -> str:
+    """Say what is wrong with a setting and where it was set: a variable goes before the file."""
+    names, message = problem
+    variable = ENV_PREFIX + "__".join(names).upper()
+    found = written.find(names)
+    if variable not in environ and found.path == names:
+        spot = found.named_at if message.startswith("is not") else found.spot
+        return at_line(written.file, spot, ".".join(names), message)
+    return f"{'.'.join(names)}: {message} (in {variable})"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from math import log
 
-_HASH_BYTES = 8
+_HASH_BYTES = 6  # a float holds so much of a fraction exactly that it never becomes 1, whose logarithm is 0
 _HASHES = 1 << 8 * _HASH_BYTES
 
 
