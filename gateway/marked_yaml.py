@@ -63,7 +63,9 @@ class Marked:
             return "a mapping"
         if isinstance(self.value, list):
             return "a list"
-        return "nothing" if self.value is None else shown(self.text)
+        if self.value is None:
+            return "nothing"
+        return shown(self.text) if isinstance(self.value, str) else self.text[:_SHOWN_CHARS_MAX]
 
     def plain(self) -> Any:
         """Give it without its places."""

@@ -14,10 +14,19 @@ _IN_MONEY = {BudgetKind.MONEY.value, BudgetKind.PREPAID.value}
 
 
 def check_entries(
-    store: DirectoryStore, entries: Sequence[PriceEntry], after: PriceBook, *, allows_unknown_models: bool
+    store: DirectoryStore,
+    entries: Sequence[PriceEntry],
+    after: PriceBook,
+    *,
+    allows_unknown_models: bool,
+    coming: Iterable[Model] = (),
 ) -> None:
-    """Raise InvalidInput for the first of *entries* that names what is not there; *after* is the book to be."""
-    models = {model.name: model for model in store.models()}
+    """
+    Raise InvalidInput for the first of *entries* that names what is not there; *after* is the book to be.
+
+    Models that are *coming* with the same step count as if they were there.
+    """
+    models = {model.name: model for model in (*store.models(), *coming)}
     tenants = {tenant.id for tenant in store.tenants()}
     budgets = [budget for budget in store.budgets() if budget.kind in _IN_MONEY and not budget.is_removed]
     for entry in entries:
@@ -37,8 +46,9 @@ def _check_model(entry: PriceEntry, models: Mapping[str, Model]) -> None:
         raise InvalidInput(
             f"{entry.where}: model {shown(entry.model)} does not exist. See `sluice models list`; {advice}"
         )
-    if entry.pool not in {"", known.pool}:
-        message = f"{entry.where}: pool {shown(entry.pool)} does not serve {entry.model}, pool {shown(known.pool)} does"
+    if entry.pool not in {"", *known.pools}:
+        serving = " and ".join(map(shown, known.pools))
+        message = f"{entry.where}: pool {shown(entry.pool)} does not serve {entry.model}, pool {serving} does"
         raise InvalidInput(f"{message}. Leave it out to price all pools; {advice}")
 
 

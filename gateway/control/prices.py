@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from gateway.control.price_checks import check_entries
 from gateway.control.price_entries import PriceEntry, write_moment
+from gateway.core.directory import Model
 from gateway.core.ids import time_sorted_id
 from gateway.core.money import shown
 from gateway.core.prices import PriceBook, PriceVersion
@@ -225,10 +226,18 @@ class _Planner:
 
 
 def plan_import(
-    store: DirectoryStore, entries: Sequence[PriceEntry], *, now_ms: int, permits: Permits, zone: ZoneInfo
+    store: DirectoryStore,
+    entries: Sequence[PriceEntry],
+    *,
+    now_ms: int,
+    permits: Permits,
+    zone: ZoneInfo,
+    coming: Iterable[Model] = (),
 ) -> PricePlan:
     """
-    Tell what importing *entries* would do. Raises InvalidInput naming the entry that cannot be.
+    Tell what importing *entries* would do; *coming* are models that would come with them.
+
+    Raises InvalidInput naming the entry that cannot be.
 
     An entry that agrees with the book is left alone; one with other prices replaces a version that is yet to come.
     What the book has and *entries* do not name stays.
@@ -236,7 +245,7 @@ def plan_import(
     plan = _Planner(store.prices(), now_ms, permits, zone).add(entries)
     new = {(version.scope, version.from_ms) for version in plan.news}
     news = [entry for entry in entries if (entry.scope, entry.from_ms) in new]
-    check_entries(store, news, plan.after, allows_unknown_models=permits.unknown_models)
+    check_entries(store, news, plan.after, allows_unknown_models=permits.unknown_models, coming=coming)
     return plan
 
 

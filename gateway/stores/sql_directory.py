@@ -42,18 +42,18 @@ class SqlDirectory:
             above = version if version < now else -1
             return Changes(
                 version=now,
-                tenants=tuple(_all(connection, Tenant, select(tenants).where(tenants.c.version > above))),
-                keys=tuple(_all(connection, Key, select(keys).where(keys.c.version > above))),
-                models=tuple(_all(connection, Model, select(models).where(models.c.version > above))),
-                prices=tuple(_all(connection, PriceVersion, select(prices).where(prices.c.version > above))),
-                limits=tuple(_all(connection, Limit, select(limits).where(limits.c.version > above))),
-                budgets=tuple(_all(connection, Budget, select(budgets).where(budgets.c.version > above))),
-                pools=tuple(_all(connection, PoolSpec, select(pools).where(pools.c.version > above))),
+                tenants=tuple(read_rows(connection, Tenant, select(tenants).where(tenants.c.version > above))),
+                keys=tuple(read_rows(connection, Key, select(keys).where(keys.c.version > above))),
+                models=tuple(read_rows(connection, Model, select(models).where(models.c.version > above))),
+                prices=tuple(read_rows(connection, PriceVersion, select(prices).where(prices.c.version > above))),
+                limits=tuple(read_rows(connection, Limit, select(limits).where(limits.c.version > above))),
+                budgets=tuple(read_rows(connection, Budget, select(budgets).where(budgets.c.version > above))),
+                pools=tuple(read_rows(connection, PoolSpec, select(pools).where(pools.c.version > above))),
             )
 
     def put_tenant(self, tenant: Tenant, *, must_be_new: bool = False) -> None:
         with self._database.writing() as connection:
-            version = _next_version(connection)
+            version = next_version(connection)
             if must_be_new and _exists(connection, tenant.id):
                 raise AlreadyExists(f"There is a tenant {tenant.id!r} already. Choose another name or id.")
             self._put(connection, tenants, asdict(tenant), version)
@@ -61,39 +61,40 @@ class SqlDirectory:
     def change_tenant(self, tenant_id: str, **values: Any) -> Tenant:
         with self._database.writing() as connection:
             connection.execute(select(directory_state.c.version).with_for_update())  # where writers queue up
-            found = _all(connection, Tenant, select(tenants).where(tenants.c.id == tenant_id))
+            found = read_rows(connection, Tenant, select(tenants).where(tenants.c.id == tenant_id))
             if not found:
                 raise _no_tenant(tenant_id)
             changed = replace(found[0], **values)
             if changed != found[0]:
-                self._put(connection, tenants, asdict(changed), _next_version(connection))
+                self._put(connection, tenants, asdict(changed), next_version(connection))
             return changed
 
     def put_key(self, key: Key) -> None:
         with self._database.writing() as connection:
-            version = _next_version(connection)
+            version = next_version(connection)
             if not _exists(connection, key.tenant):
                 raise _no_tenant(key.tenant)
             self._put(connection, keys, asdict(key), version)
 
     def put_model(self, model: Model) -> None:
         with self._database.writing() as connection:
-            self._put(connection, models, model_to_row(model), _next_version(connection))
+            self._put(connection, models, model_to_row(model), next_version(connection))
 
     def put_prices(self, versions: Sequence[PriceVersion], *, seen: Sequence[PriceVersion] | None = None) -> None:
         with self._database.writing() as connection:
-            version = _next_version(connection)
-            if seen is not None and list(seen) != _all(connection, PriceVersion, _PRICES):
+            version = next_version(connection)
+            if seen is not None and list(seen) != read_rows(connection, PriceVersion, _PRICES):
                 raise AlreadyExists("Somebody else changed the prices just now. Look at what changes, and try again.")
-            self._put_all(connection, prices, [price_to_row(each) for each in versions], version)
+            rows = [price_to_row(each) for each in versions]
+            put_rows(self._database, connection, prices, rows, version)
 
     def put_limit(self, limit: Limit) -> None:
         with self._database.writing() as connection:
-            self._put(connection, limits, asdict(limit), _next_version(connection))
+            self._put(connection, limits, asdict(limit), next_version(connection))
 
     def put_budget(self, budget: Budget) -> None:
         with self._database.writing() as connection:
-            version = _next_version(connection)
+            version = next_version(connection)
             is_known = is_counted(connection, budget)
             self._put(connection, budgets, asdict(budget), version)
             if not is_known and not budget.is_removed:
@@ -129,27 +130,30 @@ class SqlDirectory:
 
     def _read(self, row_type: type[_Row], query: Select[Any]) -> Sequence[_Row]:
         with self._database.reading() as connection:
-            return _all(connection, row_type, query)
+            return read_rows(connection, row_type, query)
 
     def _put(self, connection: Connection, table: Table, row: dict[str, Any], version: int) -> None:
-        self._put_all(connection, table, [row], version)
-
-    def _put_all(self, connection: Connection, table: Table, rows: Sequence[dict[str, Any]], version: int) -> None:
-        """Create or replace rows by their key, all in one batch: one by one, a large book outlasts the time limit."""
-        if not rows:
-            return
-        statement = self._database.insert(table)
-        key = [column.name for column in table.primary_key]
-        changed = {column.name: statement.excluded[column.name] for column in table.columns}
-        upsert = statement.on_conflict_do_update(index_elements=key, set_=changed)
-        connection.execute(upsert, [{**row, "version": version} for row in rows])
+        put_rows(self._database, connection, table, [row], version)
 
 
-def _next_version(connection: Connection) -> int:
+def next_version(connection: Connection) -> int:
     """Raise the directory's version. The row's lock makes writers queue up here, so versions commit in order."""
     statement = update(directory_state).values(version=directory_state.c.version + 1)
     version: int = connection.execute(statement.returning(directory_state.c.version)).scalar_one()
     return version
+
+
+def put_rows(
+    database: Database, connection: Connection, table: Table, rows: Sequence[dict[str, Any]], version: int
+) -> None:
+    """Create or replace rows by their key, all in one batch: one by one, a large book outlasts the time limit."""
+    if not rows:
+        return
+    statement = database.insert(table)
+    key = [column.name for column in table.primary_key]
+    changed = {column.name: statement.excluded[column.name] for column in table.columns}
+    upsert = statement.on_conflict_do_update(index_elements=key, set_=changed)
+    connection.execute(upsert, [{**row, "version": version} for row in rows])
 
 
 def _no_tenant(tenant_id: str) -> NotFoundError:
@@ -160,7 +164,8 @@ def _exists(connection: Connection, tenant_id: str) -> bool:
     return connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id)).first() is not None
 
 
-def _all(connection: Connection, row_type: type[_Row], query: Select[Any]) -> list[_Row]:
+def read_rows(connection: Connection, row_type: type[_Row], query: Select[Any]) -> list[_Row]:
+    """Make values of the rows that *query* on their table finds."""
     names = _COLUMNS.get(row_type) or tuple(field.name for field in fields(row_type))
     result = connection.execute(query.with_only_columns(*(query.selected_columns[name] for name in names)))
     make = _MAKERS.get(row_type, row_type)
