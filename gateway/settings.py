@@ -67,10 +67,24 @@ class UpstreamSettings(_Section):
     """The connections to the engines."""
 
     connect_timeout_s: float = Field(2.0, gt=0, description="A worker that takes longer to connect to has failed.")
+    connections_max: int = Field(1024, ge=1, description="Connections of one gateway to one worker, idle or not.")
+    header_timeout_s: float = Field(
+        60.0, gt=0, description="The head of a stream, which engines send before they compute: one that hangs does not."
+    )
     first_byte_timeout_s: float = Field(600.0, gt=0, description="OpenAI's SDKs wait 600 s by default.")
     idle_timeout_s: float = Field(120.0, gt=0, description="The longest silence inside a stream.")
     keep_alive_s: float = Field(4.0, gt=0, description="Below uvicorn's 5 s, so that we are the one that closes.")
     attempts_max: int = Field(2, ge=1, le=5, description="Workers tried before the first byte.")
+    retry_share: float = Field(
+        0.2, ge=0, le=1, description="Of a pool's requests of the last 10 s, the part that may be tried elsewhere …"
+    )
+    retries_min: int = Field(300, ge=0, description="… and so many more: what one worker may have had when it died.")
+    continuations_max: int = Field(
+        3, ge=0, le=10, description="Other workers that may go on with a stream whose worker fails; 0 for none."
+    )
+    continuation_wait_s: float = Field(
+        5.0, ge=0, description="How long such a stream waits for there to be another worker."
+    )
     suspect_s: float = Field(5.0, gt=0, description="A worker that failed a request is ranked last for this long.")
     credit: Literal["adaptive", "fixed", "off"] = Field(
         "fixed",
@@ -78,6 +92,23 @@ class UpstreamSettings(_Section):
     )
     credit_wait_s: float = Field(
         2.0, gt=0, description="A request for which no worker has credit takes the least loaded one after this long."
+    )
+
+
+class HealthSettings(_Section):
+    """When a worker that fails its requests is ejected, and how it comes back."""
+
+    faults_in_row: int = Field(5, ge=1, description="A worker with so many faults of its own in a row is ejected …")
+    fault_share: float = Field(0.5, gt=0, le=1, description="… or one with this part of faults among its answers …")
+    answers_min: int = Field(20, ge=1, description="… if there were so many answers …")
+    window_s: float = Field(30.0, gt=0, description="… within this time.")
+    ejection_s: float = Field(10.0, gt=0, description="How long it gets nothing; doubles with each ejection …")
+    ejection_s_max: float = Field(300.0, gt=0, description="… up to this. Then one request at a time tries it.")
+    pool_share_max: float = Field(
+        0.5, ge=0, lt=1, description="The part of a pool's ready workers that may be ejected, rounded down."
+    )
+    slow_start_s: float = Field(
+        15.0, ge=0, description="A worker that became ready or came back has all its credit after this long; 0: now."
     )
 
 
@@ -152,6 +183,16 @@ class RosterSettings(_Section):
     refresh_s: float = Field(0.2, gt=0, description="How often gateways tell one another of their workers.")
 
 
+class ScaleSettings(_Section):
+    """How many workers pools should have that are not declared; `down_s` counts for all pools."""
+
+    workers_min: int = Field(1, ge=0, description="The least workers of a pool; 0: none while nobody asks.")
+    workers_max: int = Field(0, ge=0, description="The most; 0: as many as run, then nobody scales the pool.")
+    drain_s: float = Field(60.0, gt=0, description="Within how long workers are to work off what waits.")
+    down_s: float = Field(60.0, ge=5, description="Arrivals must have asked for fewer workers this long before any go.")
+    idle_s: float = Field(300.0, ge=0, description="The last worker goes when nobody has asked for so long.")
+
+
 class BudgetSettings(_Section):
     """What requests on budgets go by."""
 
@@ -170,6 +211,14 @@ class ReconcileSettings(_Section):
     every_s: float = Field(60.0, gt=0, description="How often a gateway compares, for its metrics and its alarm.")
     window_s: float = Field(3600.0, gt=0, le=86_400, description="How long the stretch is that it compares.")
     lag_s: float = Field(600.0, ge=0, description="How long ago that ends: what began in it should have ended.")
+
+
+class HubSettings(_Section):
+    """Where models come from, for `sluice models`, `sluice up` and `sluice worker`."""
+
+    dir: str = Field("", description="Pulled models: a folder or volume that many may share; empty: under home.")
+    endpoint: str = Field("", description="Address of the hub; empty: MODELSCOPE_ENDPOINT, else modelscope.cn.")
+    token: SecretStr | None = Field(None, description="For private models; unset: MODELSCOPE_API_TOKEN or a login.")
 
 
 class Settings(_Section):
@@ -198,11 +247,14 @@ class Settings(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     queue: QueueSettings = QueueSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    health: HealthSettings = HealthSettings()
     spool: SpoolSettings = SpoolSettings()
     roster: RosterSettings = RosterSettings()
     jobs: JobSettings = JobSettings()
+    scale: ScaleSettings = ScaleSettings()
     budgets: BudgetSettings = BudgetSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    hub: HubSettings = HubSettings()
 
     @property
     def sql_url(self) -> str:
@@ -218,6 +270,11 @@ class Settings(_Section):
     def objects_dir(self) -> Path:
         """Where the bodies and results of jobs lie."""
         return Path(self.jobs.objects_dir) if self.jobs.objects_dir else self.home / "objects"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where pulled models lie."""
+        return Path(self.hub.dir) if self.hub.dir else self.home.absolute() / "models" / "hub"
 
     @property
     def snapshot_path(self) -> Path:

@@ -19,10 +19,9 @@ from gateway.commands.local.programs import Served
 from gateway.commands.local.redis_server import redis_executable
 from gateway.commands.local.steps import Steps
 from gateway.commands.local.welcome import welcome
-from gateway.errors import InvalidInput, StartFailed
+from gateway.commands.models.files import hub_folder
+from gateway.errors import StartFailed
 from gateway.settings import Settings, load_settings
-from workers.errors import WorkerError
-from workers.hub.modelscope import resolve
 from workers.hub.tiny import is_complete
 
 
@@ -65,8 +64,10 @@ def _prepare(
         preflight(plan)
         if not settings.redis_url:
             redis_executable()
+    if plan.model != TINY and not is_folder(plan.model):
+        hub_folder(settings, plan.model)  # with bars of its own; the step below finds it on this disk
     with steps.step(f"model {plan.model}"):
-        served = _model(plan, max_num_seqs, engine_args)
+        served = _model(settings, plan, max_num_seqs, engine_args)
     with steps.step("database"):
         credentials = _credentials(settings, served.name)
 
@@ -83,16 +84,10 @@ def _prepare(
     )
 
 
-def _model(plan: Plan, max_num_seqs: int | None, engine_args: tuple[str, ...]) -> Served:
+def _model(settings: Settings, plan: Plan, max_num_seqs: int | None, engine_args: tuple[str, ...]) -> Served:
     """Have the model's files on this disk, and give it the name that clients ask for."""
-    models = (plan.home / "models").absolute()  # where `sluice worker` looks too
-    if plan.model == TINY:
-        folder = _tiny(models / TINY)
-    else:
-        try:
-            folder = resolve(plan.model, models / "modelscope")
-        except WorkerError as error:
-            raise InvalidInput(str(error)) from error
+    tiny = (plan.home / "models" / TINY).absolute()  # where `sluice worker` looks too
+    folder = _tiny(tiny) if plan.model == TINY else hub_folder(settings, plan.model)
     name = folder.resolve().name if is_folder(plan.model) else plan.model
     return Served(source=str(folder.absolute()), name=name, max_num_seqs=max_num_seqs, engine_args=engine_args)
 

@@ -1,40 +1,58 @@
 """
-The folder an engine serves: the tiny model made, a ModelScope model downloaded, a local one taken as it is.
+The folder an engine serves: the tiny model made, a ModelScope model pulled, a local one taken as it is.
 
-What needs torch or the SDK runs in a process of its own: here it would stay in memory for good, and could not be
-stopped half-way.
+What needs torch, or takes hours, runs in a process of its own: here torch would stay in memory for good, and neither
+could be stopped half-way.
 """
 
 import asyncio
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from workers.errors import WorkerError
-from workers.hub.modelscope import local_folder
+from workers.hub.client import Hub
+from workers.hub.modelscope import hub_ref, local_folder
+from workers.hub.pull import ask
 from workers.hub.tiny import is_complete
 
 TINY = "tiny"
 
 
-async def prepare_model(model: str, home: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Where models are and come from: the worker's home, the folder of pulled models (empty: under home), the hub."""
+
+    home: Path
+    folder: str = ""
+    hub: Hub = field(default_factory=Hub)
+    revision: str = ""
+
+    @property
+    def store(self) -> Path:
+        return Path(self.folder) if self.folder else self.home / "models" / "hub"
+
+
+async def prepare_model(model: str, models: Models) -> str:
     """Give the folder of *model*; raises WorkerError with one clear sentence."""
-    models = home / "models"
     if model == TINY:
-        folder = models / TINY
+        folder = models.home / "models" / TINY
         return str(folder) if is_complete(folder) else await _in_own_process("workers.hub.tiny", str(folder))
     if (local := local_folder(model)) is not None:
         return str(local.resolve())
-    return await _in_own_process("workers.hub.modelscope", model, str(models / "modelscope"))
+    hub_ref(model, models.revision or None)
+    question = ask(model, models.revision or None, models.store, models.hub)
+    return await _in_own_process("workers.hub.pull", question=question)
 
 
-async def _in_own_process(module: str, *arguments: str) -> str:
-    """Run *module*, which ends with a JSON line; its progress bars go to our standard error."""
+async def _in_own_process(module: str, *arguments: str, question: str = "") -> str:
+    """Run *module*, which ends with a JSON line; its progress goes to our standard error."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(f"{question}\n".encode())
     finally:
         if process.returncode is None:
             process.kill()

@@ -1,86 +1,50 @@
-"""
-Where a model's files are: a local folder as it is, or a ModelScope id downloaded into the cache.
+"""What `--model` names: a local folder as it is, or a model of ModelScope that is brought onto this disk."""
 
-As a command, `python -m workers.hub.modelscope MODEL CACHE` ends with one JSON line: {"path": …} or {"error": …}.
-"""
-
-import json
-import re
-import sys
 from pathlib import Path
 
 from workers.errors import WorkerError
+from workers.hub.client import Hub
+from workers.hub.ids import ModelRef, is_model_id, parse_ref
+from workers.hub.progress import Progress, Silence
+from workers.hub.pull import Pull, ensure
+from workers.hub.store import ModelStore
 
-# An id is owner/name; anything that starts with a dot or a slash, or has more parts, can only be a path.
-_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-
-def resolve(model: str, cache: Path) -> Path:
+def resolve(
+    model: str, store: Path, hub: Hub | None = None, revision: str | None = None, progress: Progress | None = None
+) -> Path:
     """
-    Give the folder that holds *model*, downloading it into *cache* with the SDK's progress bars if need be.
+    Give the folder that holds *model*, pulling it into the folder *store* if it is not there.
 
     Blocks for as long as the download takes. Raises WorkerError with one sentence that says what to do.
     """
     if (folder := local_folder(model)) is not None:
         return folder
-    if not _MODEL_ID.fullmatch(model):
+    wish = Pull(hub_ref(model, revision), ModelStore(store), hub or Hub(), progress or Silence())
+    return checked_folder(ensure(wish).folder)
+
+
+def hub_ref(model: str, revision: str | None = None) -> ModelRef:
+    """Read *model* as an id on ModelScope, because it is no folder. Raises WorkerError if it can be none."""
+    if not is_model_id(model.partition("@")[0]):
         raise WorkerError(
             f"There is no folder {model!r}, and it is not a ModelScope id either. "
             "Name a folder that holds config.json, an id such as Qwen/Qwen3-0.6B, or `tiny`."
         )
-    return _checked(_download(model, cache))
+    return parse_ref(model, revision)
 
 
 def local_folder(model: str) -> Path | None:
     """Give *model* as a folder if it is one; raises WorkerError if it is one without a model in it."""
     folder = Path(model).expanduser()
-    return _checked(folder) if folder.is_dir() else None
+    return checked_folder(folder) if folder.is_dir() else None
 
 
-def _checked(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
+def checked_folder(folder: Path) -> Path:
+    """Give *folder* back; raises WorkerError if no engine could read it as a model."""
+    if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
         raise WorkerError(
             f"The folder {folder} holds no config.json, so it is not a model. "
             "Point --model at the folder with config.json, the tokenizer and the weights."
         )
     return folder
-
-
-def _download(model: str, cache: Path) -> Path:
-    try:
-        from modelscope.hub.snapshot_download import snapshot_download  # noqa: PLC0415 (takes seconds to import)
-    except ImportError as error:
-        raise WorkerError(
-            f"{model!r} is no local folder, and the ModelScope SDK that would download it is not installed. "
-            "Install the extra worker-cpu or worker-gpu, or give a folder."
-        ) from error
-    try:
-        return Path(snapshot_download(model, cache_dir=str(cache)))
-    except Exception as error:  # the SDK's errors have no base of their own
-        raise WorkerError(
-            f"The model {model!r} could not be downloaded from ModelScope into {cache} ({_short(error)}). "
-            "Check the id and the network, or give a folder that holds the model."
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    """Give the first line of *error*, without the address the SDK puts into it."""
-    if "NameResolution" in str(error) or "Connection" in type(error).__name__ + str(error):
-        return "no connection to ModelScope"
-    first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-    return first[0][:160]
-
-
-def main() -> None:
-    """Resolve the model named on the command line."""
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m workers.hub.modelscope MODEL CACHE")
-    try:
-        answer = {"path": str(resolve(sys.argv[1], Path(sys.argv[2])))}
-    except WorkerError as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer))  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
-"""`sluice models`: the names that clients may ask for, and the pools that serve them."""
+"""The names that clients may ask for, and the pools that serve them."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,19 +13,15 @@ from gateway.stores.sql_directory import SqlDirectory
 
 COLUMNS = ("name", "pool", "is_retired")
 
-app = typer.Typer(help="Models. Gateways follow every change within a second.", no_args_is_help=True)
-
 _Name = Annotated[str, typer.Argument(help="The name in a request's `model`, such as Qwen/Qwen3-8B.", metavar="MODEL")]
 
 
-@app.command("list")
-def list_models(home: Home = None, database_url: DatabaseUrl = None, output: Format = "table") -> None:
-    """List all models, the retired ones too."""
+def list_declared(home: Path | None, database_url: str | None, output: str) -> None:
+    """List all models that are declared, the retired ones too."""
     with open_database(home, database_url) as (_, database):
         print_records(COLUMNS, [asdict(model) for model in SqlDirectory(database).models()], output)
 
 
-@app.command()
 def serve(
     name: _Name,
     pool: Annotated[str | None, typer.Option(help="The pool whose workers serve it. Default: its name.")] = None,
@@ -42,7 +39,6 @@ def serve(
         print_record(COLUMNS, asdict(model), output)
 
 
-@app.command()
 def retire(name: _Name, home: Home = None, database_url: DatabaseUrl = None, output: Format = "table") -> None:
     """Answer 404 to whoever asks for a model from now on."""
     with open_database(home, database_url) as (_, database):
