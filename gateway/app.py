@@ -14,6 +14,7 @@ from itertools import count
 import structlog
 
 from gateway.composition import (
+    make_demand,
     make_holds,
     make_jobs,
     make_objects,
@@ -22,25 +23,29 @@ from gateway.composition import (
     make_shipper,
     make_spool,
     now_ms,
+    scale_rules,
 )
 from gateway.control.api import control_app
 from gateway.control.money_api import MoneyDesk
 from gateway.control.webhook_address import AddressRules
-from gateway.core.directory import SERVICE_CLASSES
+from gateway.core.directory import SERVICE_CLASSES, Snapshot
 from gateway.core.liveness import dead_rules
 from gateway.core.prediction import Predictor
-from gateway.core.request import parse_chat
+from gateway.core.request import parse_chat, parse_completion
+from gateway.core.retry_budget import RetryBudgets, RetryRules
 from gateway.core.routing import slots
+from gateway.core.starts import Starts
 from gateway.errors import StoreUnavailable
 from gateway.finance.api import finance_app
 from gateway.finance.live_usage import live_usage
 from gateway.finance.residue import Alarm
 from gateway.finance.residue_watch import ResidueWatch, WatchRules
-from gateway.serve import chat
+from gateway.serve import chat, completions
 from gateway.serve.admission import Admission, WaitLimits
 from gateway.serve.agents import Agents
 from gateway.serve.alerts import Alerts
 from gateway.serve.authn import Authn
+from gateway.serve.continuing import ContinuationRules
 from gateway.serve.edge import Edge
 from gateway.serve.health import Health
 from gateway.serve.holds import Declared, Holding, HoldRules
@@ -50,11 +55,13 @@ from gateway.serve.metering import Metering, MeterRules
 from gateway.serve.placement import Placement
 from gateway.serve.plane import Plane
 from gateway.serve.runner import RunnerRules
+from gateway.serve.scale import ScaleDesk
 from gateway.serve.upstream import Upstream, UpstreamLimits
 from gateway.serve.usage_api import UsageApi
 from gateway.serve.waiting import Waiting, WaitingRules
 from gateway.serve.webhooks import WebhookRules, Webhooks
 from gateway.serve.wire import ConnectionPool
+from gateway.serve.work_meter import WorkMeter
 from gateway.settings import Settings
 from gateway.stores.budget_feed import BudgetFeed
 from gateway.stores.database import Database
@@ -109,10 +116,15 @@ class Gateway:
         self._feed = BudgetFeed(SqlBudgets(self._database), self._directory, now_ms, self._alerts.look)
         self._shipper = make_shipper(settings, self._spool, self._database, self._feed, self._owner)
         self._connections = ConnectionPool(
-            connect_timeout_s=settings.upstream.connect_timeout_s, keep_alive_s=settings.upstream.keep_alive_s
+            connect_timeout_s=settings.upstream.connect_timeout_s,
+            keep_alive_s=settings.upstream.keep_alive_s,
+            connections_max=settings.upstream.connections_max,
         )
         self._placement = Placement(self._roster, wait_s_max=settings.upstream.credit_wait_s)
+        self._retries = RetryBudgets(RetryRules(settings.upstream.retry_share, settings.upstream.retries_min))
         self._predictor = Predictor()
+        self._starts, self._meter = Starts(), WorkMeter(time.monotonic)
+        self._scale = self._make_scale()
         self._holds = make_holds(settings, self._redis, self._spool.folder.name, self._feed)
         self._admission = self._make_admission()
         rules = WaitingRules(settings.queue.headers_hold_s, settings.queue.keep_alive_s)
@@ -143,6 +155,7 @@ class Gateway:
         await self._waiting.start()
         await self._lane.start()
         self._residue.start()
+        await self._scale.start()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
     def begin_drain(self) -> None:
@@ -156,6 +169,7 @@ class Gateway:
         if self._housekeeping:
             self._housekeeping.cancel()
             await asyncio.wait({self._housekeeping})
+        await self._scale.aclose()
         await self._residue.aclose()
         self._usage.close()
         await self._lane.aclose(max(0.0, self._drain_ends_s - time.monotonic()))
@@ -182,12 +196,24 @@ class Gateway:
             hold_s_max={known: holds[label] for label, known in SERVICE_CLASSES.items()},
         )
         queue_of = partial(make_queue, self._settings, self._redis, self._owner)
-        return Admission(queue_of, self._roster, self._placement, self._predictor, limits, now_ms)
+        parts = (self._roster, self._placement, self._predictor, limits, now_ms)
+        return Admission(queue_of, *parts, self._starts, self._meter)
+
+    def _make_scale(self) -> ScaleDesk:
+        board, directory = make_demand(self._settings, self._redis, self._owner), self._directory
+        rules_of = lambda pool: scale_rules(self._settings, directory.snapshot.pools.get(pool))  # noqa: E731
+        return ScaleDesk(self._meter, board, self._roster, self._starts, rules_of, lambda: _pools(directory.snapshot))
 
     def _make_plane(self) -> Plane:
         settings, upstream = self._settings, self._settings.upstream
         rules = MeterRules(settings.gateway_id, settings.spool.progress_tokens, settings.spool.progress_s)
-        limits = UpstreamLimits(upstream.first_byte_timeout_s, upstream.idle_timeout_s, upstream.attempts_max)
+        limits = UpstreamLimits(
+            upstream.header_timeout_s,
+            upstream.first_byte_timeout_s,
+            upstream.idle_timeout_s,
+            upstream.attempts_max,
+            ContinuationRules(upstream.continuations_max, upstream.continuation_wait_s),
+        )
         hold_rules = HoldRules(settings.budgets.max_tokens_default, settings.spool.progress_tokens)
         return Plane(
             metering=Metering(self._spool, self._metrics, now_ms, rules),
@@ -197,8 +223,9 @@ class Gateway:
             holds=Holding(self._holds, Declared(self._directory), hold_rules),
             waiting=self._waiting,
             admission=self._admission,
-            upstream=Upstream(self._roster, self._connections, limits, self._metrics.count_worker_failure),
+            upstream=Upstream(self._roster, self._connections, limits, self._retries),
             shares_prefix_cache=settings.shares_prefix_cache,
+            continues_streams=settings.upstream.continuations_max > 0,
         )
 
     def _make_lane(self, plane: Plane) -> JobLane:
@@ -207,7 +234,10 @@ class Gateway:
         store = make_jobs(settings, self._redis, self._owner, known_s=limits.known_s)
         runner = RunnerRules(jobs.concurrency, jobs.attempts_max, jobs.limit_s, jobs.lease_s)
         rules = LaneRules(limits, runner, WebhookRules(**jobs.webhook_rules))
-        endpoints = {chat.PATH: Endpoint(parse_chat, chat.serve_chat)}
+        endpoints = {
+            chat.PATH: Endpoint(parse_chat, chat.serve_chat),
+            completions.PATH: Endpoint(parse_completion, completions.serve_completion),
+        }
         return make_lane(store, self._objects, plane, endpoints, self._slots, rules)
 
     def _slots(self, pool: str) -> int:
@@ -219,7 +249,9 @@ class Gateway:
         directory = SqlDirectory(self._database)
         desk = self._make_desk(directory, plane)
         planes = {
-            "/admin/": control_app(directory, self._roster, settings.admin_token, now_ms, settings.zone, desk),
+            "/admin/": control_app(
+                directory, self._roster, settings.admin_token, now_ms, settings.zone, desk, self._scale
+            ),
             "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }
         health = Health(self._vitals.components, self._metrics)
@@ -237,11 +269,13 @@ class Gateway:
             roster=self._roster,
             admission=self._admission,
             placement=self._placement,
+            retries=self._retries,
             lane=self._lane,
             directory=self._directory,
             spool=self._spool,
             shipper=self._shipper,
             residue=self._residue,
+            scale=self._scale,
             are_holds_shared=None if self._redis is None else lambda: holds.is_up,
         )
 
@@ -262,6 +296,11 @@ class Gateway:
     def _engines(self) -> list[tuple[str, int]]:
         """List the engine processes that are known to run."""
         return [(beat.worker, beat.engine_started_ms) for beat in self._roster.beats() if beat.engine_started_ms]
+
+
+def _pools(snapshot: Snapshot) -> set[str]:
+    """Name the pools that clients may ask for."""
+    return {pool for model in snapshot.models.values() if not model.is_retired for pool in model.pools}
 
 
 def _residue_rules(settings: Settings) -> WatchRules:

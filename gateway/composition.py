@@ -6,21 +6,27 @@ event loop it runs on.
 """
 
 import time
+from math import inf
 
 from redis.asyncio import Redis
 
 from gateway.core.credit import CreditMode
+from gateway.core.pools import PoolSpec
+from gateway.core.scaling import ScaleRules
+from gateway.core.health import HealthRules
 from gateway.ports.queue import AdmissionQueue
 from gateway.settings import Settings
 from gateway.stores.budget_feed import BudgetFeed, FedJournal
 from gateway.stores.database import Database
 from gateway.stores.degraded import FallbackQueue
 from gateway.stores.memory import MemoryQueue
+from gateway.stores.memory_demand import MemoryDemand
 from gateway.stores.memory_holds import MemoryHolds
 from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.objects import FileObjects
 from gateway.stores.open_shipper import OpenShipper
 from gateway.stores.redis import RedisQueue
+from gateway.stores.redis_demand import RedisDemand
 from gateway.stores.redis_holds import RedisHolds
 from gateway.stores.redis_jobs import JobTimes, RedisJobs
 from gateway.stores.redis_roster import RedisRoster
@@ -37,12 +43,12 @@ def now_ms() -> int:
 
 def make_roster(settings: Settings, redis: Redis | None) -> MemoryRoster | RedisRoster:
     """Make the roster of workers, shared through Redis where there is one."""
-    lease_s, suspect_s = settings.roster.lease_s, settings.upstream.suspect_s
+    lease_s, refresh_s = settings.roster.lease_s, settings.roster.refresh_s
     mode = CreditMode(settings.upstream.credit)
+    health = HealthRules(suspect_s=settings.upstream.suspect_s, **settings.health.model_dump())
     if redis is None:
-        return MemoryRoster(lease_s=lease_s, suspect_s=suspect_s, credit_mode=mode)
-    refresh_s = settings.roster.refresh_s
-    return RedisRoster(redis, lease_s=lease_s, suspect_s=suspect_s, refresh_s=refresh_s, credit_mode=mode)
+        return MemoryRoster(lease_s=lease_s, credit_mode=mode, health=health)
+    return RedisRoster(redis, lease_s=lease_s, refresh_s=refresh_s, credit_mode=mode, health=health)
 
 
 def make_spool(settings: Settings) -> FileSpool:
@@ -94,6 +100,33 @@ def make_queue(settings: Settings, redis: Redis | None, owner: str, pool: str) -
         store_timeout_s=queue.store_timeout_s,
     )
     return FallbackQueue(shared, local)
+
+
+def make_demand(settings: Settings, redis: Redis | None, owner: str) -> MemoryDemand | RedisDemand:
+    """Make the board on which gateways tell what their pools are asked for, shared through Redis where there is one."""
+    if redis is None:
+        return MemoryDemand()
+    return RedisDemand(redis, owner, lease_s=settings.roster.lease_s, store_timeout_s=settings.queue.store_timeout_s)
+
+
+def scale_rules(settings: Settings, declared: PoolSpec | None) -> ScaleRules:
+    """Give what bounds a pool: what was declared of it, else the settings."""
+    of = settings.scale
+    if declared is None:
+        return ScaleRules(
+            workers_min=of.workers_min,
+            workers_max=of.workers_max or None,
+            drain_s=of.drain_s,
+            down_s=of.down_s,
+            idle_s=of.idle_s,
+        )
+    return ScaleRules(
+        workers_min=declared.workers_min,
+        workers_max=declared.workers_max,
+        drain_s=declared.drain_s,
+        down_s=of.down_s,
+        idle_s=inf if declared.idle_s is None else declared.idle_s,
+    )
 
 
 def make_objects(settings: Settings) -> FileObjects:

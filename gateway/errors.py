@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.core.health import WorkerFault
 from gateway.core.outcome import Outcome
 
 
@@ -57,13 +58,25 @@ class Refused(SluiceError):  # noqa: N818  a refusal is not an error of ours
 
 
 class WorkerFailed(SluiceError):  # noqa: N818
-    """An engine failed this attempt; *reason* is a short label, *had_timeout* tells 504 from 502."""
+    """
+    An engine failed this attempt; *reason* is a short label, *had_timeout* tells 504 from 502.
 
-    def __init__(self, worker: str, reason: str, *, had_timeout: bool = False) -> None:
+    *fault* is what it is to be blamed for; None if it could not help it.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        reason: str,
+        *,
+        had_timeout: bool = False,
+        fault: WorkerFault | None = WorkerFault.BROKEN,
+    ) -> None:
         super().__init__(f"worker {worker}: {reason}")
         self.worker = worker
         self.reason = reason
         self.had_timeout = had_timeout
+        self.fault = fault
 
 
 class StoreUnavailable(SluiceError):  # noqa: N818

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
+from gateway.core.retry_budget import RetryBudgets
 from gateway.errors import StoreUnavailable
 from gateway.finance.residue_watch import ResidueWatch
 from gateway.ports.queue import Occupancy
@@ -13,12 +15,23 @@ from gateway.serve.admission import Admission
 from gateway.serve.health import Component
 from gateway.serve.lane import JobLane
 from gateway.serve.placement import Placement
+from gateway.serve.scale import ScaleDesk
 from gateway.stores.degraded import FallbackQueue
 from gateway.stores.directory import DirectoryFollower
 from gateway.stores.shipper import Shipper
 from gateway.stores.spool import FileSpool
 from gateway.stores.spool_metrics import watch_spool
 from gateway.telemetry.metrics import Metrics
+
+# Over all gateways: metric, what it tells, and which figure of a pool's demand it is.
+_SCALE = (
+    ("sluice_pool_desired_workers", "Workers that there should be.", "desired"),
+    ("sluice_pool_running_workers", "Workers that are ready or starting.", "running"),
+    ("sluice_pool_backlog_seconds", "What waits, over what the ready workers do.", "backlog_s"),
+    ("sluice_pool_backlog_tokens", "Predicted work that waits.", "backlog_tokens"),
+    ("sluice_pool_arrival_tokens_per_second", "Predicted work that arrives.", "arrival_rate"),
+    ("sluice_pool_worker_tokens_per_second", "Work of one busy worker, as learnt.", "per_worker"),
+)
 
 log = structlog.get_logger()
 
@@ -35,11 +48,13 @@ class Vitals:
     roster: Roster
     admission: Admission
     placement: Placement
+    retries: RetryBudgets
     lane: JobLane
     directory: DirectoryFollower
     spool: FileSpool
     shipper: Shipper
     residue: ResidueWatch
+    scale: ScaleDesk
     are_holds_shared: Callable[[], float] | None
     _occupancy: dict[str, Occupancy] = field(default_factory=dict)
 
@@ -90,8 +105,13 @@ class Vitals:
         watch("sluice_reconcile_residue_ratio", "Their part of the engine's.", "worker", self.residue.ratios)
         watch("sluice_jobs_waiting", "Jobs that nobody runs yet, all gateways.", "pool", self.lane.waiting)
         watch("sluice_workers_ready", "Ready workers.", "pool", self._ready_workers)
-        watch("sluice_worker_credit_seqs", "Sequences a worker may have in flight.", "worker", self._credit)
+        self.metrics.watch_workers(self.roster.figures)
+        self.metrics.watch_counts(
+            "sluice_retries_refused", "Retries beyond the pool's budget.", "pool", self.retries.refused
+        )
         watch("sluice_placement_waiting_requests", "With a slot, without a worker.", "pool", self.placement.waiting)
+        for name, text, of in _SCALE:
+            watch(name, text, "pool", partial(self.scale.figures, of))
         if (are_shared := self.are_holds_shared) is not None:
             watch("sluice_holds_up", "1 if limits and budgets are shared.", None, lambda: {"": are_shared()})
             watch("sluice_redis_up", "1 if Redis answers.", None, lambda: {"": not self._is_degraded()})
@@ -112,7 +132,3 @@ class Vitals:
         for beat in self.roster.beats():
             ready[beat.pool] = ready.get(beat.pool, 0) + (beat.state.value == "ready")
         return ready
-
-    def _credit(self) -> dict[str, float]:
-        pools = {beat.pool for beat in self.roster.beats()}
-        return {view.id: view.credit_seqs for pool in pools for view in self.roster.views(pool)}

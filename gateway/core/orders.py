@@ -38,6 +38,19 @@ class Ordered:
         return other is None or (self.number, self.order.strength) > (other.number, other.order.strength)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    How a worker stands with one gateway: its order, the requests that gateways have on it, how long it is in its state.
+
+    The state's age counts from when this gateway first saw it.
+    """
+
+    order: Order = Order.SERVE
+    in_flight: int = 0
+    state_s: float = 0.0
+
+
 def state_under(order: Order, state: WorkerState) -> WorkerState:
     """Tell what a worker that says it is in *state* is to the router and to people, given its *order*."""
     if order is Order.DRAIN:

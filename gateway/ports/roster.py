@@ -5,9 +5,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gateway.core.engine_load import EngineLoad
-from gateway.core.orders import Order
+from gateway.core.health import WorkerFault
+from gateway.core.orders import Order, Standing
 from gateway.core.roster import Beat
 from gateway.core.routing import PoolViews
+from gateway.core.worker_figures import WorkerFigures
 
 
 class Working(Protocol):
@@ -59,8 +61,8 @@ class Roster(Protocol):
         after the worker is no longer listed, and when the worker is struck off.
         """
 
-    def ordered(self, worker: str) -> Order:
-        """Tell what a worker was ordered; who was told nothing is to serve."""
+    def standing(self, worker: str) -> Standing:
+        """Tell how a worker stands; one that is not listed has nothing in flight, and may have an order."""
 
     def views(self, pool: str) -> PoolViews:
         """
@@ -85,11 +87,19 @@ class Roster(Protocol):
     def watch(self, listener: Callable[[str], None]) -> None:
         """Have *listener* called with a pool's name when one of its workers may have got room; it must not block."""
 
-    def suspect(self, worker: str) -> None:
-        """Note that *worker* just failed a request: it ranks last for `suspect_s`, or until it is trusted."""
+    def suspect(self, worker: str, fault: WorkerFault = WorkerFault.BROKEN) -> None:
+        """
+        Note that *worker* just failed a request by a *fault* of its own; what a client did is none.
+
+        It ranks last for a few seconds, or until it is trusted; after too many faults it is ejected (core/health.py).
+        This gateway's own finding, which is told to no other.
+        """
 
     def trust(self, worker: str) -> None:
-        """Note that *worker* just answered a request well: it is no longer suspect."""
+        """Note that *worker* just answered a request well, to the end: it is no longer suspect."""
+
+    def figures(self) -> Sequence[WorkerFigures]:
+        """List what is to be shown of every worker whose lease holds. Reads memory only."""
 
     async def start(self) -> None:
         """Begin sharing with the other gateways, if there is anything to share through."""

@@ -8,7 +8,8 @@ leave as one. httptools parses; nothing here knows of retries, usage or SSE.
 import asyncio
 import ssl
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -23,7 +24,11 @@ class ConnectionBroken(Exception):  # noqa: N818
 
 
 class TookTooLong(Exception):  # noqa: N818
-    """The engine did not send anything within the limit."""
+    """The engine did not send what was waited for within the limit."""
+
+
+class TooManyConnections(Exception):  # noqa: N818
+    """This gateway has as many connections to the engine as it may; no fault of the engine's."""
 
 
 class Connection(asyncio.Protocol):
@@ -38,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._error: str | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self.idle_since = 0.0
         self._reset()
 
@@ -63,17 +69,24 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     async def head(self, timeout_s: float) -> int:
-        """Wait for the status line and headers; gives the status. Raises ConnectionBroken, TookTooLong."""
+        """
+        Wait for the status line and headers; gives the status. Raises ConnectionBroken, TookTooLong.
+
+        The limit is for the whole head: an engine that sends it byte by byte gets no more time.
+        """
+        ends_s = time.monotonic() + timeout_s
         while not self._has_head:
-            await self._wait(timeout_s)
+            await self._wait(ends_s - time.monotonic())
         return self.status
 
     async def read(self, timeout_s: float) -> bytes:
         """Give all body bytes that are there, waiting for some; b"" at the end. Raises as `head` does."""
+        ends_s = 0.0
         while not self._chunks:
             if self._is_complete:
                 return b""
-            await self._wait(timeout_s)
+            ends_s = ends_s or time.monotonic() + timeout_s
+            await self._wait(ends_s - time.monotonic())
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._unread = 0
@@ -116,6 +129,11 @@ class Connection(asyncio.Protocol):
     def is_lost(self) -> bool:
         return self._error is not None
 
+    @property
+    def is_gone(self) -> bool:
+        """It has no socket any more."""
+        return self._transport is None
+
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,6 +156,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._fail("it closed the connection" if exc is None else f"the connection was lost ({exc})")
+        if self.on_lost is not None:
+            self.on_lost()
 
     # What httptools calls.
 
@@ -166,15 +186,25 @@ def _expire(waiter: "asyncio.Future[None]") -> None:
 
 
 class ConnectionPool:
-    """Idle connections per engine, the most recently used first. Decides without awaiting; only connecting waits."""
+    """
+    Idle connections per engine, the most recently used first. Decides without awaiting; only connecting waits.
 
-    def __init__(self, *, connect_timeout_s: float, keep_alive_s: float) -> None:
+    *connections_max* bounds those to one engine, idle or not: one that hangs must not take all of a gateway's sockets.
+    """
+
+    def __init__(self, *, connect_timeout_s: float, keep_alive_s: float, connections_max: int = 1024) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._keep_alive_s = keep_alive_s
+        self._connections_max = connections_max
         self._idle: dict[str, list[Connection]] = {}
+        self._open: Counter[str] = Counter()  # connections to each engine, those that are being made included
 
     def __repr__(self) -> str:
         return f"<ConnectionPool [{sum(map(len, self._idle.values()))} idle]>"
+
+    def connections(self, url: str) -> int:
+        """Count the connections to an engine, idle ones and those that are being made included."""
+        return self._open[url]
 
     def take_idle(self, url: str) -> Connection | None:
         """Take a connection to *url* that was left open, if one is still good."""
@@ -188,7 +218,28 @@ class ConnectionPool:
         return None
 
     async def connect(self, url: str) -> Connection:
-        """Open a connection to *url*. Raises ConnectionBroken, TookTooLong."""
+        """Open a connection to *url*. Raises ConnectionBroken, TookTooLong, TooManyConnections."""
+        if self._open[url] >= self._connections_max:
+            raise TooManyConnections(
+                f"this gateway has {self._connections_max} connections to it, and may have no more"
+            )
+        self._open[url] += 1
+        try:
+            connection = await self._connect(url)
+        except BaseException:
+            self._lose(url)
+            raise
+        connection.on_lost = lambda: self._lose(url)
+        if connection.is_gone:  # in the very moment it was made
+            self._lose(url)
+        return connection
+
+    def _lose(self, url: str) -> None:
+        self._open[url] -= 1
+        if not self._open[url]:
+            del self._open[url]
+
+    async def _connect(self, url: str) -> Connection:
         parts = urlsplit(url)
         assert parts.hostname, f"a worker's url has no host: {url}"
         secure = ssl.create_default_context() if parts.scheme == "https" else None

@@ -3,22 +3,28 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from types import TracebackType
-from typing import Self
+
+import structlog
 
 from gateway.core.credit import CreditMode, WorkerCredit
 from gateway.core.engine_load import EngineLoad
-from gateway.core.orders import Order, Ordered, state_under
-from gateway.core.roster import Beat
+from gateway.core.health import DEFAULT_RULES, HealthRules, HealthState, PoolHealth, WorkerFault, WorkerHealth
+from gateway.core.orders import Order, Ordered, Standing, state_under
+from gateway.core.roster import Beat, WorkerState
 from gateway.core.routing import PoolViews, WorkerView
+from gateway.core.worker_figures import WorkerFigures
 from gateway.stores.worker_orders import WorkerOrders
 from gateway.stores.worker_work import Told, WorkerWork
+from gateway.stores.working import MemoryWorking
+
+log = structlog.get_logger()
 
 _UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nothing is given to it
 _NOBODY = PoolViews()
+_COLD = frozenset({WorkerState.STARTING, WorkerState.LOADING, WorkerState.WARMING, WorkerState.FAILED})
 
 
 @dataclass(slots=True)
@@ -28,8 +34,22 @@ class _Entry:
     beat: Beat
     ends_s: float
     credit: WorkerCredit
+    health: WorkerHealth
+    state: WorkerState  # what its beat says, or what its order makes of that …
+    since_s: float  # … and since when
     models: frozenset[str] = frozenset()
-    suspect_until_s: float = -inf
+    logged: HealthState = HealthState.TRUSTED
+
+    def enter(self, state: WorkerState, now_s: float) -> None:
+        """Be in *state*, since now if it is another one; one that has just started gets its credit by and by."""
+        if state is not self.state:
+            if state is WorkerState.READY and self.state in _COLD:
+                self.health.slow_start.begin(now_s)
+            self.state, self.since_s = state, now_s
+
+    def shown(self) -> Beat:
+        """Give the last beat in the state that its order leaves it in."""
+        return self.beat if self.state is self.beat.state else replace(self.beat, state=self.state)
 
     def is_same_engine(self, beat: Beat) -> bool:
         """Tell whether *beat* is of the engine whose credit this is."""
@@ -42,46 +62,10 @@ class _Entry:
 class _Page:
     """The views of one pool: made anew only for workers that changed, and looked through only when time is up."""
 
+    health: PoolHealth
     views: PoolViews = field(default_factory=PoolViews)
     changed: set[str] = field(default_factory=set)
     due_s: float = inf  # no lease, suspicion or word of another gateway ends before
-
-
-class _Working:
-    """A Working of a MemoryRoster."""
-
-    __slots__ = ("_ahead", "_began_s", "_prefill_tokens", "_roster", "_work", "_worker", "predicted_ttft_s")
-
-    def __init__(self, roster: "MemoryRoster", worker: str, work: int, prompt_tokens: int) -> None:
-        self._roster = roster
-        self._worker = worker
-        self._work: int | None = work
-        self._prefill_tokens = prompt_tokens
-        self._began_s = roster.now_s()
-        self._ahead, self.predicted_ttft_s = roster.begin(worker, work, prompt_tokens)
-
-    def prefilled(self, *, is_observed: bool = True) -> None:
-        if not self._prefill_tokens:
-            return
-        prefill_tokens, self._prefill_tokens = self._prefill_tokens, 0
-        self._roster.count(self._worker, 0, 0, -prefill_tokens)
-        if is_observed:
-            self._roster.credit(self._worker).note_first_token(self._roster.now_s() - self._began_s, self._ahead)
-
-    def end(self) -> None:
-        if self._work is None:
-            return
-        work, self._work = self._work, None
-        prefill_tokens, self._prefill_tokens = self._prefill_tokens, 0
-        self._roster.count(self._worker, -work, -1, -prefill_tokens)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
 
 
 class MemoryRoster:
@@ -89,6 +73,7 @@ class MemoryRoster:
     A Roster in memory. *clock* gives monotonic seconds.
 
     `views` is asked for with every request: it remakes the views of workers that changed since, and touches no other.
+    *health* says when a worker is passed over.
     """
 
     def __init__(
@@ -96,14 +81,14 @@ class MemoryRoster:
         clock: Callable[[], float] = time.monotonic,
         *,
         lease_s: float = 4.0,
-        suspect_s: float = 5.0,
         credit_mode: CreditMode = CreditMode.ADAPTIVE,
+        health: HealthRules = DEFAULT_RULES,
     ) -> None:
         self.now_s = clock
         self.busy: set[str] = set()  # workers on which own work changed; whoever shares it takes them out
         self.has_news = asyncio.Event()  # something others should hear of soon: room on a worker that had none
         self._lease_s = lease_s
-        self._suspect_s = suspect_s
+        self._rules = health
         self._credit_mode = credit_mode
         self.orders = WorkerOrders()
         self._entries: dict[str, _Entry] = {}
@@ -124,17 +109,29 @@ class MemoryRoster:
         if entry is None or not entry.is_same_engine(beat):
             entry = self._entries[beat.worker] = self._enlist(beat, entry)
         entry.beat, entry.ends_s, entry.models = beat, now_s + lease_s, frozenset(beat.models)
-        entry.credit.beat(now_s, beat)
         work = self._work.setdefault(beat.worker, WorkerWork())
+        self._enter(entry)
+        entry.credit.beat(now_s, beat)
         work.report(beat.running + beat.waiting)
         if work.requests or entry.credit.is_cut:
             self.busy.add(beat.worker)  # told again: what others know of it has a lease too
-        self._change(beat.worker, entry.ends_s)
+        self._change(beat.worker, min(entry.ends_s, entry.health.due_s(now_s)))
 
     def _enlist(self, beat: Beat, before: _Entry | None) -> _Entry:
         credit = WorkerCredit(beat.max_seqs, beat.max_batched_tokens, self._credit_mode)
-        suspect_until_s = before.suspect_until_s if before else -inf
-        return _Entry(beat, inf, credit, suspect_until_s=suspect_until_s)
+        if before is None:
+            health = self._page(beat.pool).health.join(beat.worker)
+            return _Entry(beat, inf, credit, health, beat.state, self.now_s())
+        if before.beat.engine_started_ms != beat.engine_started_ms:
+            self._note_health(self._page(beat.pool).health.note_new_engine(beat.worker))
+        return replace(before, credit=credit)
+
+    def _enter(self, entry: _Entry) -> None:
+        """Have a worker be in the state that its order makes of its last beat's."""
+        worker, now_s = entry.beat.worker, self.now_s()
+        entry.enter(state_under(self.orders.of(worker), entry.beat.state), now_s)
+        health = self._page(entry.beat.pool).health
+        self._note_health(health.note_ready(worker, now_s, is_ready=entry.state is WorkerState.READY))
 
     def extend(self, worker: str) -> None:
         """Renew the lease of a worker without a beat of it: there is no way to hear one."""
@@ -149,14 +146,22 @@ class MemoryRoster:
     def order(self, worker: str, order: Order) -> None:
         if self.orders.give(worker, order, self.now_s()):
             self.has_news.set()
-            self._change(worker)
+            self._note_order(worker)
 
-    def ordered(self, worker: str) -> Order:
-        return self.orders.of(worker)
+    def standing(self, worker: str) -> Standing:
+        entry, work, order = self._entries.get(worker), self._work.get(worker), self.orders.of(worker)
+        in_flight = work.known if work else 0
+        return Standing(order, in_flight, self.now_s() - entry.since_s) if entry else Standing(order)
 
     def hear_order(self, worker: str, ordered: Ordered, left_s: float) -> None:
         """Take what another gateway says of a worker's order, which is kept *left_s* more."""
         if self.orders.hear(worker, ordered, self.now_s() + left_s):
+            self._note_order(worker)
+
+    def _note_order(self, worker: str) -> None:
+        entry = self._entries.get(worker)
+        if entry:
+            self._enter(entry)
             self._change(worker)
 
     def views(self, pool: str) -> PoolViews:
@@ -173,14 +178,13 @@ class MemoryRoster:
 
     def beats(self) -> Sequence[Beat]:
         now_s = self.now_s()
-        beats = [entry.beat for entry in self._entries.values() if entry.ends_s > now_s]
-        if not self.orders:
-            return beats
-        self.orders.keep((beat.worker for beat in beats), now_s)
-        return [replace(beat, state=state_under(self.ordered(beat.worker), beat.state)) for beat in beats]
+        beats = [entry.shown() for entry in self._entries.values() if entry.ends_s > now_s]
+        if self.orders:
+            self.orders.keep((beat.worker for beat in beats), now_s)
+        return beats
 
-    def working(self, worker: str, work: int, prompt_tokens: int = 0) -> _Working:
-        return _Working(self, worker, work, prompt_tokens)
+    def working(self, worker: str, work: int, prompt_tokens: int = 0) -> MemoryWorking:
+        return MemoryWorking(self, worker, work, prompt_tokens)
 
     def hear(self, worker: str, load: EngineLoad) -> None:
         if self.credit(worker).hear(self.now_s(), load):
@@ -191,17 +195,44 @@ class MemoryRoster:
     def watch(self, listener: Callable[[str], None]) -> None:
         self._listeners.append(listener)
 
-    def suspect(self, worker: str) -> None:
+    def suspect(self, worker: str, fault: WorkerFault = WorkerFault.BROKEN) -> None:
         entry = self._entries.get(worker)
         if entry:
-            entry.suspect_until_s = self.now_s() + self._suspect_s
-            self._change(worker, entry.suspect_until_s)
+            self._note_health(self._page(entry.beat.pool).health.note_fault(worker, fault, self.now_s()))
 
     def trust(self, worker: str) -> None:
         entry = self._entries.get(worker)
-        if entry and entry.suspect_until_s > -inf:
-            entry.suspect_until_s = -inf
-            self._change(worker)
+        if entry:
+            self._note_health(self._page(entry.beat.pool).health.note_answer(worker, self.now_s()))
+
+    def note_first_token(self, worker: str, ttft_s: float) -> None:
+        """Take a first token, seen *ttft_s* after its request was sent."""
+        entry = self._entries.get(worker)
+        if entry:
+            health = self._page(entry.beat.pool).health
+            self._note_health(health.note_first_token(worker, self.now_s(), ttft_s))
+
+    def _note_health(self, changed: Iterable[str]) -> None:
+        """Have the views of those whose health *changed* made anew; log who goes and who comes."""
+        for worker in changed:
+            entry = self._entries.get(worker)
+            if entry is None:
+                continue
+            health = entry.health
+            state = health.state if health.is_sidelined else HealthState.TRUSTED
+            if entry.logged is not state:
+                entry.logged = state
+                log.warning("worker_health", worker=worker, health=state.value, reason=health.reason)
+            self._change(worker, health.due_s(self.now_s()))
+
+    def health(self, worker: str) -> WorkerHealth:
+        """Give a listed worker's health; that of nobody for others."""
+        entry = self._entries.get(worker)
+        return entry.health if entry else WorkerHealth(self._rules)
+
+    def figures(self) -> Sequence[WorkerFigures]:
+        now_s = self.now_s()
+        return [self._figures(entry, now_s) for entry in self._entries.values() if entry.ends_s > now_s]
 
     async def start(self) -> None:
         """Nothing to start: there is no one to share with."""
@@ -255,14 +286,18 @@ class MemoryRoster:
         entry = self._entries.get(worker)
         if entry is None:
             return
-        page = self._pages.get(entry.beat.pool)
-        if page is None:
-            page = self._pages[entry.beat.pool] = _Page()
+        page = self._page(entry.beat.pool)
         page.changed.add(worker)
         page.due_s = min(page.due_s, until_s)
         if has_room:
             for listener in self._listeners:
                 listener(entry.beat.pool)
+
+    def _page(self, pool: str) -> _Page:
+        page = self._pages.get(pool)
+        if page is None:
+            page = self._pages[pool] = _Page(PoolHealth(self._rules))
+        return page
 
     def _look_through(self, page: _Page) -> None:
         """Strike off whose lease has ended, clear what else has, and find out when to look again."""
@@ -272,10 +307,9 @@ class MemoryRoster:
             if entry.ends_s <= now_s:
                 self._strike(worker)
                 continue
-            if -inf < entry.suspect_until_s <= now_s:
-                self.trust(worker)
-            suspect_until_s = entry.suspect_until_s if entry.suspect_until_s > now_s else inf
-            page.due_s = min(page.due_s, entry.ends_s, suspect_until_s, self._expire_told(worker, now_s))
+            page.due_s = min(page.due_s, entry.ends_s, self._expire_told(worker, now_s))
+        self._note_health(page.health.look(now_s))
+        page.due_s = min(page.due_s, page.health.due_s(now_s))
 
     def _expire_told(self, worker: str, now_s: float) -> float:
         work = self._work.get(worker)
@@ -293,6 +327,7 @@ class MemoryRoster:
             page = self._pages[entry.beat.pool]
             page.changed.discard(worker)
             page.views.drop(worker)
+            self._note_health(page.health.leave(worker, self.now_s()))
             if not (page.changed or page.views):
                 del self._pages[entry.beat.pool]
             if not self._work[worker].requests:
@@ -300,24 +335,43 @@ class MemoryRoster:
 
     def _view(self, worker: str) -> WorkerView:
         entry, work = self._entries[worker], self._work[worker]
-        beat, credit = entry.beat, entry.credit
+        beat, credit, health = entry.beat, entry.credit, entry.health
+        credit_seqs, in_flight = work.credit_seqs(credit.seqs), work.requests + work.others
         return WorkerView(
             id=worker,
             pool=beat.pool,
             models=entry.models,
             url=beat.url,
-            state=state_under(self.ordered(worker), beat.state),
+            state=entry.state,
             engine_key=beat.engine_key,
             max_seqs=beat.max_seqs,
+            max_model_len=beat.max_model_len,
             kv_cache_usage=beat.kv_cache_usage,
             outstanding_tokens=work.tokens,
             in_flight=work.requests,
             others_in_flight=work.others,
             told_in_flight=work.known - work.requests,
             prefill_tokens=work.prefill_tokens,
-            credit_seqs=work.credit_seqs(credit.seqs),
+            credit_seqs=health.seqs(credit_seqs, in_flight, self.now_s()),
             credit_prefill_tokens=credit.prefill_tokens,
-            is_suspect=entry.suspect_until_s > -inf,
+            is_suspect=health.is_passed_over,
+        )
+
+    def _figures(self, entry: _Entry, now_s: float) -> WorkerFigures:
+        view, health = self._view(entry.beat.worker), entry.health
+        return WorkerFigures(
+            worker=view.id,
+            pool=view.pool,
+            state=view.state,
+            health=health.state,
+            reason=health.reason,
+            left_s=None if health.until_s == inf else max(0.0, health.until_s - now_s),
+            in_flight=view.in_flight,
+            credit_seqs=view.credit_seqs,
+            faults=dict(health.faults),
+            ejections=health.ejections,
+            first_tokens=health.first_tokens,
+            ttft_s=health.ttft_s,
         )
 
     def __len__(self) -> int:

@@ -14,9 +14,11 @@ from redis.asyncio import Redis
 
 from gateway.core.credit import CreditMode
 from gateway.core.engine_load import EngineLoad
-from gateway.core.orders import Order
+from gateway.core.health import DEFAULT_RULES, HealthRules, WorkerFault
+from gateway.core.orders import Order, Standing
 from gateway.core.roster import Beat, WorkerState
 from gateway.core.routing import PoolViews
+from gateway.core.worker_figures import WorkerFigures
 from gateway.errors import StoreUnavailable
 from gateway.ports.roster import Working
 from gateway.stores.memory_roster import MemoryRoster
@@ -52,14 +54,14 @@ class RedisRoster:
         clock: Callable[[], float] = time.monotonic,
         *,
         lease_s: float = 4.0,
-        suspect_s: float = 5.0,
         refresh_s: float = 0.2,
         store_timeout_s: float = 0.5,
         credit_mode: CreditMode = CreditMode.ADAPTIVE,
+        health: HealthRules = DEFAULT_RULES,
     ) -> None:
         self.is_up = True
         self._redis = redis
-        self._local = MemoryRoster(clock, lease_s=lease_s, suspect_s=suspect_s, credit_mode=credit_mode)
+        self._local = MemoryRoster(clock, lease_s=lease_s, credit_mode=credit_mode, health=health)
         self._owner = secrets.token_hex(8)
         self._lease_ms = int(lease_s * 1000)
         self._refresh_s = refresh_s
@@ -86,8 +88,8 @@ class RedisRoster:
     def order(self, worker: str, order: Order) -> None:
         self._local.order(worker, order)
 
-    def ordered(self, worker: str) -> Order:
-        return self._local.ordered(worker)
+    def standing(self, worker: str) -> Standing:
+        return self._local.standing(worker)
 
     def views(self, pool: str) -> PoolViews:
         return self._local.views(pool)
@@ -104,11 +106,14 @@ class RedisRoster:
     def watch(self, listener: Callable[[str], None]) -> None:
         self._local.watch(listener)
 
-    def suspect(self, worker: str) -> None:
-        self._local.suspect(worker)
+    def suspect(self, worker: str, fault: WorkerFault = WorkerFault.BROKEN) -> None:
+        self._local.suspect(worker, fault)
 
     def trust(self, worker: str) -> None:
         self._local.trust(worker)
+
+    def figures(self) -> Sequence[WorkerFigures]:
+        return self._local.figures()
 
     async def start(self) -> None:
         await self._refresh()

@@ -2,16 +2,18 @@
 Every metric, in one table.
 
 Base units; labels only model, pool, worker, outcome and class, all of them bounded by what operators declare. Tenants
-are counted in the Journal, not here.
+are counted in the Journal, not here. What there is of single workers stands in worker_series.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.core.usage import MeterEvent
+from gateway.core.worker_figures import WorkerFigures
+from gateway.telemetry.worker_series import WorkerSeries
 
 UNKNOWN = "unknown"  # the label of what is not declared: a stranger cannot make new series
 
@@ -36,7 +38,6 @@ class Metrics:
             "sluice_undelivered_tokens", "Completion tokens that came after the client had left.", ["model"], registry=r
         )
         self._retries = Counter("sluice_retries", "Tries beyond the first.", ["model"], registry=r)
-        self._worker_failures = Counter("sluice_worker_failures", "Tries a worker failed.", ["worker"], registry=r)
         self._ttft = Histogram(
             "sluice_ttft_seconds", "Arrival to first byte.", ["model"], buckets=_TTFT_BUCKETS_S, registry=r
         )
@@ -82,10 +83,6 @@ class Metrics:
             stream_ms = event.ended_ms - event.arrived_ms - event.ttft_ms
             self._itl.labels(model).observe(stream_ms / 1000 / (event.completion_tokens - 1))
 
-    def count_worker_failure(self, worker: str) -> None:
-        """Count a try that *worker* failed."""
-        self._worker_failures.labels(worker).inc()
-
     def count_refusal(self, code: str | None, service_class: str) -> None:
         """Count a request that was refused with an error *code*."""
         self._refusals.labels(code or UNKNOWN, service_class or UNKNOWN).inc()
@@ -114,6 +111,14 @@ class Metrics:
     def watch_count(self, name: str, text: str, read: Callable[[], int]) -> None:
         """Show a counter that somebody else counts, read at scrape time; `_total` is added to its name."""
         self.registry.register(_WatchedCount(name, text, read))
+
+    def watch_counts(self, name: str, text: str, label: str, read: Callable[[], dict[str, float]]) -> None:
+        """Show counters that somebody else counts, one a label value; `_total` is added to their name."""
+        self.registry.register(_WatchedCounts(name, text, label, read))
+
+    def watch_workers(self, read: Callable[[], Sequence[WorkerFigures]]) -> None:
+        """Show what there is of each worker: worker_series.py has the table."""
+        self.registry.register(WorkerSeries(read))
 
     def render(self) -> bytes:
         """Give the text that Prometheus scrapes."""
@@ -148,3 +153,20 @@ class _WatchedCount(Collector):
 
     def describe(self) -> list[Metric]:
         return [CounterMetricFamily(self._name, self._text)]
+
+
+class _WatchedCounts(Collector):
+    def __init__(self, name: str, text: str, label: str, read: Callable[[], dict[str, float]]) -> None:
+        self._name = name
+        self._text = text
+        self._label = label
+        self._read = read
+
+    def collect(self) -> list[Metric]:
+        family = CounterMetricFamily(self._name, self._text, labels=[self._label])
+        for value, number in self._read().items():
+            family.add_metric([value], number)
+        return [family]
+
+    def describe(self) -> list[Metric]:
+        return [CounterMetricFamily(self._name, self._text, labels=[self._label])]

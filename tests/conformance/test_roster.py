@@ -3,12 +3,14 @@
 import pytest
 
 from gateway.core.engine_load import EngineLoad
+from gateway.core.health import HealthRules
 from gateway.core.orders import Order
 from gateway.core.roster import WorkerState
 from gateway.core.routing import rank, slots
 from tests.conformance.rosters import HandClock, beat, open_roster
 
 LEASE_S, SUSPECT_S = 4.0, 5.0
+RULES = HealthRules(suspect_s=SUSPECT_S)
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def clock():
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
 async def roster(request, clock):
     url = None if request.param == "memory" else request.getfixturevalue("redis_url")
-    async with open_roster(request.param, url, clock, lease_s=LEASE_S, suspect_s=SUSPECT_S) as roster:
+    async with open_roster(request.param, url, clock, lease_s=LEASE_S, health=RULES) as roster:
         yield roster
 
 
@@ -93,7 +95,7 @@ async def test_a_cordoned_worker_gets_nothing_keeps_what_it_has_and_serves_again
 async def test_a_worker_that_is_to_drain_drains_for_the_router_before_it_says_so(roster):
     await roster.beat(beat())
     roster.order("w1", Order.DRAIN)
-    assert (view(roster).state, roster.ordered("w1")) == (WorkerState.DRAINING, Order.DRAIN)
+    assert (view(roster).state, roster.standing("w1").order) == (WorkerState.DRAINING, Order.DRAIN)
 
 
 async def test_a_cordon_hides_no_other_state(roster):
@@ -117,7 +119,7 @@ async def test_an_order_outlives_a_cut_and_ends_a_minute_after_its_worker(roster
     assert [one.state for one in roster.beats()] == [WorkerState.CORDONED]
     clock.advance(61)
     assert not roster.beats()
-    assert roster.ordered("w1") is Order.SERVE
+    assert roster.standing("w1").order is Order.SERVE
     await roster.beat(beat())
     assert view(roster).state is WorkerState.READY
 

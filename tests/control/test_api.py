@@ -19,7 +19,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 def roster():
-    return MemoryRoster(lease_s=60, suspect_s=5)
+    return MemoryRoster(lease_s=60)
 
 
 @pytest.fixture

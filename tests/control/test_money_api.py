@@ -37,7 +37,7 @@ async def nothing_holds(tenant: str) -> Standings:
 
 @pytest.fixture
 def client(directory, database):
-    roster, token = MemoryRoster(lease_s=60, suspect_s=5), SecretStr("an-admin-token")
+    roster, token = MemoryRoster(lease_s=60), SecretStr("an-admin-token")
     desk = MoneyDesk(
         directory, SqlBudgets(database), AddressRules(has_secret=False), "UTC", lambda: 1000, nothing_holds
     )

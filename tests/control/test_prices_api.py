@@ -20,7 +20,7 @@ YAML = {"Content-Type": "application/yaml"}
 @pytest.fixture
 def client(directory):
     declare_model(directory, "qwen3", "chat", now_ms=1)
-    roster = MemoryRoster(lease_s=60, suspect_s=5)
+    roster = MemoryRoster(lease_s=60)
     token = SecretStr("an-admin-token")
     app = control_app(directory, roster, token, now_ms=lambda: NOW_MS, zone="Asia/Shanghai")
     with TestClient(app, headers=BEARER) as client:
