@@ -12,8 +12,8 @@ from gateway.control import keys, models, tenants
 from gateway.control.money_api import MoneyDesk, money_routers
 from gateway.control.names import NAME_CHARS_MAX
 from gateway.control.prices_api import prices_router
+from gateway.control.workers import workers_router
 from gateway.core.directory import ServiceClass
-from gateway.core.roster import Beat
 from gateway.planes import plane_app
 from gateway.ports.directory import DirectoryStore
 from gateway.ports.roster import Roster
@@ -81,7 +81,7 @@ def control_app(
         _keys(directory, now_ms),
         _models(directory, now_ms),
         prices_router(directory, now_ms, zone),
-        _workers(roster),
+        workers_router(roster, now_ms),
     ):
         app.include_router(router, prefix=PREFIX)
     return app
@@ -150,21 +150,6 @@ def _models(directory: DirectoryStore, now_ms: Callable[[], int]) -> APIRouter:
         return asdict(models.retire_model(directory, name))
 
     return router
-
-
-def _workers(roster: Roster) -> APIRouter:
-    router = APIRouter(prefix="/workers")
-
-    @router.get("")
-    async def list_workers() -> dict[str, Any]:
-        return _listed(_beat_to_json(beat) for beat in sorted(roster.beats(), key=lambda beat: beat.worker))
-
-    return router
-
-
-def _beat_to_json(beat: Beat) -> dict[str, Any]:
-    shown = {name: value for name, value in asdict(beat).items() if name != "engine_key"}
-    return {**shown, "state": beat.state.value}
 
 
 def _listed(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Agents:
         worker, _, verb = call.path.removeprefix(PREFIX).partition("/")
         if call.method == "POST" and worker and verb == "beat":
             await self._beat(worker, await call.body())
-            await reply.answer(200, json.dumps({"lease_s": self._lease_s}).encode())
+            await reply.answer(200, json.dumps(self._answer(worker)).encode())
         elif call.method == "DELETE" and worker and not verb:
             await self._roster.forget(worker)
             await reply.answer(200, b'{"deleted": true}')
@@ -92,6 +92,12 @@ class Agents:
         await self._roster.beat(beat)
         if beat.engine_started_ms:
             self._pass_on(_reading(beat, self._now_ms()), is_last=beat.state is WorkerState.DRAINING)
+
+    def _answer(self, worker: str) -> dict[str, Any]:
+        """Tell an agent how long its beat is good for, what gateways have on its engine, and what it is to do."""
+        standing = self._roster.standing(worker)
+        orders = {"state": standing.order.label, "adapters": None}
+        return {"lease_s": self._lease_s, "in_flight": standing.in_flight, "orders": orders}
 
     def _pass_on(self, reading: EngineReading, *, is_last: bool) -> None:
         """Hand a reading to the Journal if it tells something new and the last one is old enough."""

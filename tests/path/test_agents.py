@@ -37,7 +37,8 @@ async def beat(http, **changes):
 
 async def test_a_beat_lists_the_worker_and_a_goodbye_strikes_it_off(agent):
     path, http = agent
-    assert (await beat(http)).json() == {"lease_s": 600}
+    orders = {"state": "serve", "adapters": None}
+    assert (await beat(http)).json() == {"lease_s": 600, "in_flight": 0, "orders": orders}
     assert [view.id for view in path.views] == ["w9"]
     assert (await http.delete("/w9")).status_code == 200
     assert not path.views

@@ -177,7 +177,7 @@ async def test_a_gateway_that_starts_later_knows_the_orders_at_once(redis_url):
         left.order("w1", Order.CORDON)
         await until(lambda: _is_ordered(right, Order.CORDON))
         async with open_roster("redis", redis_url, clock, lease_s=LEASE_S) as late:
-            assert late.ordered("w1") is Order.CORDON
+            assert late.standing("w1").order is Order.CORDON
             assert late.views("qwen")[0].state is WorkerState.CORDONED
 
 
@@ -263,4 +263,4 @@ async def _is_up(roster: RedisRoster, expected: bool) -> bool:
 
 
 async def _is_ordered(roster: RedisRoster, expected: Order) -> bool:
-    return roster.ordered("w1") is expected
+    return roster.standing("w1").order is expected

@@ -81,9 +81,9 @@ def is_call(words: list[str]) -> bool:
         elif hasattr(command, "get_command"):
             if word == "…":
                 return True
-            command = command.get_command(None, word)
+            group, command = command, command.get_command(None, word)
             if command is None:
-                return False
+                return bool(group.invoke_without_command)  # then it has options of its own, and this is one's value
     return True
 
 

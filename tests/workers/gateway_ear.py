@@ -15,6 +15,7 @@ class GatewayEar:
         self.beats: list[dict] = []
         self.goodbyes: list[str] = []
         self.token = TOKEN
+        self.says: dict = {}  # in its answers, beside the lease
         self._heard = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -63,7 +64,7 @@ class GatewayEar:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self._is_welcome():
                     ear._hear(ear.beats, {**json.loads(body), "path": self.path, "at_s": time.monotonic()})
-                    self._answer(200, b'{"lease_s": 4.0}')
+                    self._answer(200, json.dumps({"lease_s": 4.0, **ear.says}).encode())
 
             def do_DELETE(self):
                 if self._is_welcome():

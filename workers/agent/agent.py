@@ -1,6 +1,7 @@
 """The agent beside an engine: starts it again when it fails, tells the gateways, drains when asked to end."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import structlog
@@ -23,11 +24,17 @@ log = structlog.get_logger(__name__)
 
 
 class Agent:
-    """Runs one worker until it is told to `leave`. A second `leave` makes it end at once."""
+    """
+    Runs one worker until it is told to `leave`. A second `leave` makes it end at once.
+
+    By an operator's order, which comes with a beat's answer, it drains without a limit: whoever runs it did not ask, so
+    nobody is about to kill it. A `leave` sets the limit then.
+    """
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._leaving = asyncio.Event()
+        self._is_asked = asyncio.Event()  # by a signal: from then on the drain has its limit
         self._at_once = asyncio.Event()
         self._backoff = Backoff()
         self._life: EngineLife | None = None
@@ -38,13 +45,21 @@ class Agent:
             max_batched_tokens=options.max_batched_tokens or default_batched_tokens(options),
             engine=options.engine,
         )
-        self._beaters = [Beater(gateway, options.worker_id, options.token, self.status) for gateway in options.gateways]
+        self._beaters = [
+            Beater(gateway, options.worker_id, options.token, self.status, self._obey) for gateway in options.gateways
+        ]
 
     def leave(self) -> None:
         """Drain and end; called again: end at once."""
-        if self._leaving.is_set():
+        if self._is_asked.is_set():
             self._at_once.set()
+        self._is_asked.set()
         self._leaving.set()
+
+    def _obey(self, order: str) -> None:
+        """Do as a gateway says; a cordon is the gateways' business, the engine stays."""
+        if order == "drain":
+            self._leaving.set()
 
     async def run(self) -> None:
         """Serve until told to leave. Raises WorkerError if the worker cannot even begin."""
@@ -123,11 +138,12 @@ class Agent:
         log.info("worker_draining", running=self.status.metrics.running, waiting=self.status.metrics.waiting)
         if was_serving:
             idle, at_once = asyncio.ensure_future(self._wait_until_idle()), asyncio.ensure_future(self._at_once.wait())
-            ends: set[asyncio.Future[Any]] = {idle, at_once, serving}
-            await asyncio.wait(ends, timeout=self._options.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            overdue = asyncio.ensure_future(self._wait_until_overdue())
+            ends: set[asyncio.Future[Any]] = {idle, at_once, overdue, serving}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             log.info("worker_drained", is_in_full=idle.done())
-            await _cancel(idle)
-            await _cancel(at_once)
+            for wait in (idle, at_once, overdue):
+                await _cancel(wait)
         await asyncio.gather(*(beater.beat() for beater in self._beaters))
 
     async def _wait_until_idle(self) -> None:
@@ -135,6 +151,14 @@ class Agent:
         while idle_polls < _IDLE_POLLS:
             await asyncio.sleep(_IDLE_POLL_S)
             idle_polls = idle_polls + 1 if self._life is None or await self._life.is_idle() else 0
+        with contextlib.suppress(TimeoutError):  # what is made may be on its way still, to clients that read slowly
+            async with asyncio.timeout(self._options.drain_s):
+                while any(beater.in_flight for beater in self._beaters):  # noqa: ASYNC110  beats tell, once a second
+                    await asyncio.sleep(_IDLE_POLL_S)
+
+    async def _wait_until_overdue(self) -> None:
+        await self._is_asked.wait()
+        await asyncio.sleep(self._options.drain_s)
 
 
 async def _cancel(task: "asyncio.Future[Any]") -> None:

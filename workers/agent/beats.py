@@ -1,7 +1,12 @@
-"""Beats to one gateway: once a second, at once on a change, and a goodbye. A gateway that is away is never fatal."""
+"""
+Beats to one gateway: once a second, at once on a change, and a goodbye. A gateway that is away is never fatal.
+
+In its answers a gateway says what it has on the engine, and what an operator has ordered.
+"""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from urllib.parse import quote
 
 import httpx
@@ -17,9 +22,16 @@ log = structlog.get_logger(__name__)
 
 
 class Beater:
-    """Keeps one gateway informed. What is wrong with it is logged when it begins and when it ends, not every second."""
+    """
+    Keeps one gateway informed. What is wrong with it is logged when it begins and when it ends, not every second.
 
-    def __init__(self, gateway: str, worker: str, token: str, status: Status) -> None:
+    *in_flight* is what it last said that gateways have on this worker, 0 while it is away; *on_order* is told "serve",
+    "cordon" or "drain" when its order changes.
+    """
+
+    def __init__(
+        self, gateway: str, worker: str, token: str, status: Status, on_order: Callable[[str], None] = lambda _: None
+    ) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(headers=headers, timeout=_TIMEOUT_S, trust_env=False)
         self._gateway = gateway.rstrip("/")
@@ -28,6 +40,9 @@ class Beater:
         self._changed = asyncio.Event()
         self._trouble = ""
         self._is_away = False
+        self._on_order = on_order
+        self._order = "serve"
+        self.in_flight = 0
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -48,11 +63,13 @@ class Beater:
         try:
             answer = await self._http.post(f"{self._path}/beat", json=self._status.beat())
         except httpx.HTTPError as error:
-            self._is_away = True
+            self._is_away, self.in_flight = True, 0
             self._note(f"unreachable ({type(error).__name__})")
             return False
         self._is_away = False
         self._note(_trouble_in(answer.status_code))
+        if answer.is_success:
+            self._hear(answer)
         return answer.is_success
 
     async def say_goodbye(self) -> None:
@@ -67,6 +84,16 @@ class Beater:
     async def aclose(self) -> None:
         """Close the connection."""
         await self._http.aclose()
+
+    def _hear(self, answer: httpx.Response) -> None:
+        """Take what the gateway says; one of an older version says less."""
+        said = answer.json()
+        self.in_flight = int(said.get("in_flight", 0))
+        order = str(said.get("orders", {}).get("state", "serve"))
+        if order != self._order:
+            self._order = order
+            log.info("ordered", gateway=self._gateway, order=order)
+            self._on_order(order)
 
     def _note(self, trouble: str) -> None:
         if trouble == self._trouble:
