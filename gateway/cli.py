@@ -16,6 +16,8 @@ VERBS = {
     "status": "gateway.commands.status:status",
     "serve": "gateway.commands.serve:serve",
     "worker": "gateway.commands.worker_control:app",
+    "check": "gateway.commands.check:check",
+    "apply": "gateway.commands.apply:apply",
     "migrate": "gateway.commands.migrate:migrate",
     "tenants": "gateway.commands.tenants:app",
     "keys": "gateway.commands.keys:app",

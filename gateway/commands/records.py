@@ -20,10 +20,10 @@ DatabaseUrl = Annotated[str | None, typer.Option(help="The database, if it is no
 
 @contextmanager
 def open_database(
-    home: Path | None, database_url: str | None, timeout_s: float | None = None
+    home: Path | None, database_url: str | None, timeout_s: float | None = None, config: Path | None = None
 ) -> Iterator[tuple[Settings, Database]]:
     """Open the database that the settings, or these options, name. Raises InvalidInput if it has not our tables."""
-    settings = load_settings(home=home, database_url=database_url)
+    settings = load_settings(config=config, home=home, database_url=database_url)
     database = Database(settings.sql_url, timeout_s=timeout_s or settings.database_timeout_s)
     try:
         check_schema(database)
