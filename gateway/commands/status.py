@@ -1,6 +1,7 @@
 """`sluice status`: whether a request would be served now, and how each part is doing."""
 
 import asyncio
+import time
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from gateway.commands.output import Format, print_json, print_table
 from gateway.commands.records import Home
 from gateway.settings import Settings, load_settings
 
-_WORKER_COLUMNS = ("worker", "engine", "pool", "state", "running", "waiting", "restarts", "cause")
+_WORKER_COLUMNS = ("worker", "engine", "pool", "state", "health", "running", "waiting", "restarts", "cause")
 
 
 def status(
@@ -63,7 +64,14 @@ def _print(facts: dict[str, Any], console: Console) -> None:
     if facts["components"]:
         print_table(("part", "state", "details"), [_row(*part) for part in facts["components"].items()])
     if facts["workers"]:
-        print_table(_WORKER_COLUMNS, facts["workers"])
+        print_table(_WORKER_COLUMNS, [_worker_row(worker, time.time()) for worker in facts["workers"]])
+
+
+def _worker_row(worker: dict[str, Any], now_s: float) -> dict[str, Any]:
+    """Say in a cell how the gateway takes a worker, and for how long; and why, where its engine has nothing to say."""
+    health, until_ms = worker.get("health", "").replace("_", "-"), worker.get("health_until_ms")
+    left = "" if until_ms is None else f", {max(0.0, until_ms / 1000 - now_s):.0f} s left"
+    return worker | {"health": health + left, "cause": worker["cause"] or worker.get("health_reason", "")}
 
 
 def _row(name: str, part: dict[str, Any]) -> dict[str, str]:

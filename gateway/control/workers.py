@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from gateway.core.orders import Order
 from gateway.core.outcome import Outcome
 from gateway.core.roster import Beat, WorkerState
+from gateway.core.worker_figures import WorkerFigures
 from gateway.errors import NotFoundError, Refused
 from gateway.ports.roster import Roster
 
@@ -17,8 +18,10 @@ NEAR_MAX = 3  # names like one that is not known, in its refusal
 
 
 def list_workers(roster: Roster, now_ms: int) -> list[dict[str, Any]]:
-    """List all workers whose lease holds, by name."""
-    return [_to_json(roster, beat, now_ms) for beat in sorted(roster.beats(), key=lambda beat: beat.worker)]
+    """List all workers whose lease holds, by name, with their health as this gateway sees it."""
+    figures = {of.worker: of for of in roster.figures()}
+    beats = sorted(roster.beats(), key=lambda beat: beat.worker)
+    return [_to_json(roster, beat, now_ms) | _health(figures.get(beat.worker), now_ms) for beat in beats]
 
 
 def order_worker(roster: Roster, worker: str, order: Order, now_ms: int) -> dict[str, Any]:
@@ -78,4 +81,18 @@ def _to_json(roster: Roster, beat: Beat, now_ms: int) -> dict[str, Any]:
         "order": standing.order.label,
         "in_flight": standing.in_flight,
         "since_ms": now_ms - round(standing.state_s * 1000),
+    }
+
+
+def _health(of: WorkerFigures | None, now_ms: int) -> dict[str, Any]:
+    """Give how this gateway takes a worker, why and until when, what it would give it and what it counted of it."""
+    if of is None:
+        return {}
+    return {
+        "health": of.health.value,
+        "health_reason": of.reason,
+        "health_until_ms": None if of.left_s is None else now_ms + round(of.left_s * 1000),
+        "credit_seqs": of.credit_seqs,
+        "faults": {fault.label: count for fault, count in of.faults.items() if count},
+        "ejections": of.ejections,
     }

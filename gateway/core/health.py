@@ -182,7 +182,7 @@ class WorkerHealth:
     def look(self, now_s: float) -> bool:
         """Let time have its way; tell whether it changed anything."""
         if now_s < self.until_s:
-            return not self.slow_start.is_over(now_s)
+            return self.slow_start.look(now_s)
         if self.state is HealthState.EJECTED:
             self._begin_trial()
         else:

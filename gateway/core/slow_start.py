@@ -19,33 +19,39 @@ TICK_S = 0.25  # how often growth by time alone is worth a look: as often as poo
 class SlowStart:
     """The part of its credit that one worker may use. *slow_start_s* 0: all of it, always."""
 
-    __slots__ = ("_answers", "_began_s", "_slow_start_s")
+    __slots__ = ("_answers", "_began_s", "_is_under_way", "_slow_start_s")
 
     def __init__(self, slow_start_s: float) -> None:
         self._slow_start_s = slow_start_s
         self._began_s = -inf
         self._answers = 0
+        self._is_under_way = False
 
     def begin(self, now_s: float) -> None:
         """Start anew, from a tenth."""
-        self._began_s, self._answers = now_s, 0
+        self._began_s, self._answers, self._is_under_way = now_s, 0, True
 
     def note_answer(self) -> None:
         """Count an answer."""
         self._answers += 1
 
-    def is_over(self, now_s: float) -> bool:
-        """Tell whether time alone has brought all credit back."""
+    def look(self, now_s: float) -> bool:
+        """Tell whether time may have changed it since the last look."""
+        was_under_way = self._is_under_way
+        self._is_under_way = was_under_way and not self._is_over(now_s)
+        return was_under_way
+
+    def _is_over(self, now_s: float) -> bool:
         return now_s - self._began_s >= self._slow_start_s
 
     def seqs(self, credit_seqs: int, now_s: float) -> int:
         """Give how much of *credit_seqs* may be used."""
-        if self.is_over(now_s):
+        if self._is_over(now_s):
             return credit_seqs
         first = max(FIRST_SEQS_MIN, ceil(FIRST_SHARE * credit_seqs))
         by_time = int(credit_seqs * (now_s - self._began_s) / self._slow_start_s)
         return min(credit_seqs, max(first + self._answers, by_time))
 
     def due_s(self, now_s: float) -> float:
-        """Tell when time alone will have changed it."""
-        return inf if self.is_over(now_s) else now_s + TICK_S
+        """Tell when to look again."""
+        return now_s + TICK_S if self._is_under_way else inf

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _UNKNOWN = WorkerCredit(0)  # of a worker that is not listed: nothing is given to it
 _NOBODY = PoolViews()
-_COLD = frozenset({WorkerState.STARTING, WorkerState.LOADING, WorkerState.WARMING, WorkerState.FAILED})
+_WARM = frozenset({WorkerState.READY, WorkerState.CORDONED, WorkerState.DRAINING})
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class _Entry:
     def enter(self, state: WorkerState, now_s: float) -> None:
         """Be in *state*, since now if it is another one; one that has just started gets its credit by and by."""
         if state is not self.state:
-            if state is WorkerState.READY and self.state in _COLD:
+            if state is WorkerState.READY and self.state not in _WARM:
                 self.health.slow_start.begin(now_s)
             self.state, self.since_s = state, now_s
 
@@ -354,6 +354,7 @@ class MemoryRoster:
             prefill_tokens=work.prefill_tokens,
             credit_seqs=health.seqs(credit_seqs, in_flight, self.now_s()),
             credit_prefill_tokens=credit.prefill_tokens,
+            prefill_tokens_per_s=credit.prefill_tokens_per_s,
             is_suspect=health.is_passed_over,
         )
 

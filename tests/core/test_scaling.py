@@ -1,4 +1,4 @@
-"""The scaler grows with the line at once, shrinks slowly, never flaps under a constant load, and keeps to its bounds."""
+"""The scaler grows with the line at once, shrinks slowly, never flaps under a constant load, keeps to its bounds."""
 
 from dataclasses import replace
 from math import ceil

@@ -1,5 +1,7 @@
 """How a worker that has just become ready gets its credit by and by."""
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,13 @@ def test_credit_is_whole_after_its_time_whoever_answered():
     assert [start.seqs(64, 100.0 + s) for s in (0, 2.5, 5.0, 9.9, 10.0)] == [7, 16, 32, 63, 64]
 
 
+def test_whoever_looks_at_it_now_and_then_misses_nothing():
+    start = started()
+    assert (start.look(104.0), start.due_s(104.0)) == (True, 104.25)
+    assert start.look(111.0), "it has grown to its end since the last look"
+    assert (start.look(112.0), start.due_s(112.0)) == (False, inf)
+
+
 def test_without_a_time_there_is_no_slow_start():
     assert started(slow_start_s=0.0).seqs(64, 100.0) == 64
 
@@ -51,4 +60,5 @@ def test_credit_only_grows_and_never_exceeds_the_workers_own(credit, slow_start_
         seqs = start.seqs(credit, now_s)
         assert max(before, min(credit, FIRST_SEQS_MIN)) <= seqs <= credit
         assert start.due_s(now_s) > now_s
+        assert start.look(now_s) or seqs == credit
         before = seqs
