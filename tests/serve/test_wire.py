@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.serve.wire import UNREAD_BYTES_MAX, ConnectionBroken, ConnectionPool, TookTooLong
+from gateway.serve.wire import UNREAD_BYTES_MAX, ConnectionBroken, ConnectionPool, TookTooLong, TooManyConnections
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -39,6 +39,12 @@ def pool():
     pool = ConnectionPool(connect_timeout_s=1, keep_alive_s=5)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+async def url_that_holds():
+    async with engine(lambda reader, writer: reader.read()) as (url, _):
+        yield url
 
 
 async def exchange(pool, url):
@@ -120,6 +126,52 @@ async def test_an_engine_that_falls_silent_takes_too_long(pool):
         with pytest.raises(TookTooLong):
             await connection.head(0.05)
         connection.close()
+
+
+@pytest.mark.parametrize("sent", [HEAD, HEAD + b"5;"])
+async def test_an_engine_that_trickles_gets_no_more_time_than_one_that_is_silent(pool, sent):
+    """One byte now and then must not start the limit anew, neither in the head nor between two pieces of a body."""
+
+    async def script(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        at = len(HEAD) if sent != HEAD else 0
+        writer.write(sent[:at])
+        for byte in sent[at:] + b"x" * 10_000:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with engine(script) as (url, _):
+        connection = await exchange(pool, url)
+        with pytest.raises(TookTooLong):
+            await connection.head(0.2)
+            await connection.read(0.2)
+        connection.close()
+
+
+async def test_no_more_connections_than_allowed_are_made_to_one_engine(url_that_holds):
+    pool = ConnectionPool(connect_timeout_s=1, keep_alive_s=5, connections_max=2)
+    first, second = await pool.connect(url_that_holds), await pool.connect(url_that_holds)
+    with pytest.raises(TooManyConnections, match="2 connections"):
+        await pool.connect(url_that_holds)
+    first.close()
+    while pool.connections(url_that_holds) == 2:
+        await asyncio.sleep(0)
+    third = await pool.connect(url_that_holds)
+    for connection in (second, third):
+        connection.close()
+    while pool.connections(url_that_holds):
+        await asyncio.sleep(0)
+    pool.close()
+
+
+async def test_connections_that_could_not_be_made_do_not_count(pool):
+    async with engine(lambda reader, writer: reader.read()) as (url, _):
+        pass
+    for _ in range(3):
+        with pytest.raises(ConnectionBroken):
+            await pool.connect(url)
+    assert pool.connections(url) == 0
 
 
 async def test_what_is_not_http_breaks_the_connection(pool):

@@ -42,3 +42,48 @@ async def scripted_engine(*answers):
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def accept_only(reader, writer):
+    """Take requests and never answer, as an engine does whose process is stopped."""
+    await reader.read(1 << 20)
+
+
+async def say_head_only(reader, writer):
+    """Answer with a stream's head, then hang, as an engine does whose core is stuck behind a live HTTP server."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(HEAD.format("text/event-stream", "transfer-encoding: chunked\r\n").encode())
+    await writer.drain()
+
+
+async def trickle(reader, writer):
+    """Send a stream byte by byte, each within any limit on silence, and never a whole frame."""
+    await say_head_only(reader, writer)
+    for byte in b"data: " + b"x" * 10_000:
+        writer.write(b"1\r\n%c\r\n" % byte)
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def hung_engine(how):
+    """Hang on every connection as *how* says, until the other side leaves; gives the URL and the open connections."""
+    held = set()
+
+    async def hang(reader, writer):
+        held.add(writer)
+        try:
+            await how(reader, writer)
+            while await reader.read(1 << 16):
+                pass
+        except ConnectionError:
+            pass
+        finally:
+            held.discard(writer)
+            writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", held
+        for writer in list(held):
+            writer.transport.abort()
