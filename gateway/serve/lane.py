@@ -68,7 +68,7 @@ def make_lane(
         return JobLane(Jobs(None, None, archive, webhooks, endpoints, limits))
 
     def pools() -> Sequence[str]:
-        return sorted({model.pool for model in plane.directory.snapshot.models.values()})
+        return sorted({pool for model in plane.directory.snapshot.models.values() for pool in model.pools})
 
     handlers = {path: endpoint.handler for path, endpoint in endpoints.items()}
     runner = Runner(store, archive, plane, handlers, pools, slots, rules.runner)

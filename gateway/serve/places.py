@@ -16,7 +16,7 @@ async def serve_place(call: Call, plane: Plane, reply: Reply) -> bool:
     It costs nothing and leaves no meter event, like the list of models.
     """
     tenant = plane.authn.identify(call.headers).tenant
-    pools = {model.pool for model in plane.directory.snapshot.models.values()}
+    pools = {pool for model in plane.directory.snapshot.models.values() for pool in model.pools}
     found = await plane.admission.find(tenant, call.path.removeprefix(PREFIX), pools)
     if found is None:
         return False
