@@ -7,6 +7,7 @@ for a stream cut at any frame, so that it does not matter how frames happened to
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from gateway.core.request import BYTES_PER_TOKEN
@@ -21,9 +22,18 @@ def tokens(text_bytes: int) -> int:
 
 
 def prompt_tokens(body: bytes) -> int:
-    """Estimate the prompt of a chat request from its messages' texts; images and audio are counted elsewhere."""
-    messages = json.loads(body).get("messages")
-    return tokens(sum(_content_bytes(message.get("content")) for message in _objects(messages)))
+    """Estimate a request's prompt from its texts, or count its token ids; images and audio are counted elsewhere."""
+    data = json.loads(body)
+    if "prompt" in data:
+        return _plain_tokens(data["prompt"])
+    return tokens(sum(_content_bytes(message.get("content")) for message in _objects(data.get("messages"))))
+
+
+def _plain_tokens(prompt: Any) -> int:
+    """Count a text completion's prompt: a text, a list of token ids, or a list of either."""
+    if isinstance(prompt, list):
+        return sum(1 if isinstance(part, int) else _plain_tokens(part) for part in prompt)
+    return tokens(_bytes(prompt)) if isinstance(prompt, str) else 0
 
 
 def events(frames: bytes) -> Iterator[dict[str, Any]]:
@@ -44,7 +54,12 @@ def decode(data: bytes) -> dict[str, Any]:
 
 def text_bytes(answer: dict[str, Any], part: str) -> int:
     """Give the bytes of text in an answer's choices; *part* is `message` of a whole one, `delta` of a stream's."""
-    return sum(_message_bytes(choice.get(part)) for choice in _objects(answer.get("choices")))
+    return sum(map(partial(_choice_bytes, part), _objects(answer.get("choices"))))
+
+
+def _choice_bytes(part: str, choice: dict[str, Any]) -> int:
+    text = choice.get("text")  # of a text completion
+    return _bytes(text) if isinstance(text, str) else _message_bytes(choice.get(part))
 
 
 def _message_bytes(message: Any) -> int:

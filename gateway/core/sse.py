@@ -26,7 +26,9 @@ _USAGE = re.compile(rb',"usage":(' + _OBJECT + rb"|null)")
 # The frame that OpenAI's `include_usage` adds: no choices, only usage.
 _USAGE_FRAME = re.compile(rb'data: [^\n]*"choices":\[\],"usage":\{[^\n]*\n\n')
 
-_CHOICE_USAGE = re.compile(rb'"choices":\[\{"index":(\d+),[^\n]*,"usage":\{[^\n]*?"completion_tokens":(\d+)')
+_CHOICE_USAGE = re.compile(
+    rb'"choices":\[\{"index":(\d+),[^\n]*,"usage":\{[^\n]*?"prompt_tokens":(\d+)[^\n]*?"completion_tokens":(\d+)'
+)
 
 
 # The frame with which a chat stream begins: it says who speaks, and nothing yet.
@@ -68,18 +70,31 @@ class UsageTracker:
     """
     Follows the cumulative usage of one stream through its frames.
 
-    With several choices (n > 1) an engine's continuous usage counts the completion of the frame's own choice only, so
-    they are added up here; the final usage frame carries the sum and replaces it. As long as the engine has told no
-    usage at all, the text of its frames is counted instead, and *is_estimated*; *body* is the request, for its prompt.
+    With several choices (*n* > 1, to all *prompts* together) an engine's continuous usage counts the prompt and the
+    completion of the frame's own choice only, so they are added up here; the final usage frame carries the sum and
+    replaces it. As long as the engine has told no usage at all, the text of its frames is counted instead, and
+    *is_estimated*; *body* is the request, for its prompt.
     """
 
-    __slots__ = ("_body", "_by_choice", "_has_choices", "_prompt_tokens", "_text_bytes", "is_estimated", "usage")
+    __slots__ = (
+        "_body",
+        "_by_choice",
+        "_by_prompt",
+        "_choices_each",
+        "_has_choices",
+        "_prompt_tokens",
+        "_text_bytes",
+        "is_estimated",
+        "usage",
+    )
 
-    def __init__(self, n: int, body: bytes) -> None:
+    def __init__(self, n: int, body: bytes, prompts: int = 1) -> None:
         self.usage = Usage()
         self.is_estimated = False
         self._has_choices = n > 1
-        self._by_choice: dict[bytes, int] = {}
+        self._choices_each = n // prompts
+        self._by_choice: dict[int, int] = {}
+        self._by_prompt: dict[int, int] = {}
         self._body = body
         self._prompt_tokens: int | None = None
         self._text_bytes = 0
@@ -125,9 +140,10 @@ class UsageTracker:
     def _sum(self, frames: bytes, latest: Usage) -> Usage:
         if _USAGE_FRAME.search(frames):
             return latest
-        for frame in _CHOICE_USAGE.finditer(frames):
-            self._by_choice[frame[1]] = int(frame[2])
-        return replace(latest, completion=sum(self._by_choice.values()))
+        for choice, prompt, completion in _CHOICE_USAGE.findall(frames):
+            self._by_choice[int(choice)] = int(completion)
+            self._by_prompt[int(choice) // self._choices_each] = int(prompt)
+        return replace(latest, prompt=sum(self._by_prompt.values()), completion=sum(self._by_choice.values()))
 
 
 def last_usage(body: bytes) -> Usage | None:

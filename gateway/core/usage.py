@@ -1,6 +1,8 @@
 """Token usage, and the meter event that carries it to the Journal."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from enum import Enum
 
 
@@ -32,6 +34,21 @@ class Flag(Enum):
     NONE = "none"  # nothing was dispatched, or nothing came back: no tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    What *worker* did of an answer that it did not end: it broke off at *ended_ms*, and another one went on.
+
+    *prompt_tokens* are those that it read, the answer's so far included if it had gone on itself; *completion_tokens*
+    those that it made, as far as they reached the gateway.
+    """
+
+    worker: str
+    ended_ms: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterEvent:
     """
@@ -39,6 +56,8 @@ class MeterEvent:
 
     Times are Unix milliseconds (UTC), durations milliseconds; None means it did not happen. *undelivered_tokens* are
     completion tokens that reached the gateway but not the client any more: never billed, kept for reconciliation.
+    An answer that broke off was *continued* so many times: *carried_by* holds the parts of the workers before the last,
+    as JSON (`parts_from_json`), and the last one was given *carried_tokens* of the answer as a part of its prompt.
     *price* is the id of the price version in force at arrival, empty if there was none. *choices* is n: an engine
     counts the prompt so often, the bill once. *images* and *audio_ms* count parts of the prompt beside their tokens.
     """
@@ -70,7 +89,20 @@ class MeterEvent:
     choices: int = 1
     images: int = 0
     audio_ms: int = 0
+    continued: int = 0
+    carried_tokens: int = 0
+    carried_by: str = ""
 
     def __post_init__(self) -> None:
         assert self.prompt_tokens >= self.cached_tokens >= 0, f"cached exceeds prompt in {self.id}"
         assert self.completion_tokens >= 0, f"negative completion in {self.id}"
+
+
+def parts_to_json(parts: Sequence[Part]) -> str:
+    """Write *parts* for an event; none are the empty text."""
+    return json.dumps([astuple(part) for part in parts], separators=(",", ":")) if parts else ""
+
+
+def parts_from_json(text: str) -> list[Part]:
+    """Read what `parts_to_json` wrote."""
+    return [Part(*values) for values in json.loads(text)] if text else []

@@ -102,5 +102,5 @@ def most_nano(reach: Reach, price: PriceVersion, service_class: str) -> int:
 
 
 def _parts(data: dict[str, Any]) -> list[dict[str, Any]]:
-    contents = [message.get("content") for message in data["messages"]]
+    contents = [message.get("content") for message in data.get("messages") or ()]
     return [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]

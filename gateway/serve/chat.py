@@ -1,6 +1,8 @@
-"""Chat completions: the path of one request, from bearer key to meter event."""
+"""Chat completions, and the path of one request for any kind of text, from bearer key to meter event."""
 
-from gateway.core.request import parse_chat
+from collections.abc import Callable
+
+from gateway.core.request import ChatRequest, parse_chat
 from gateway.core.sse import DONE, strip_usage
 from gateway.serve import receipts
 from gateway.serve.http import Call, Reply
@@ -13,24 +15,29 @@ PATH = "/v1/chat/completions"
 
 
 async def serve_chat(call: Call, plane: Plane, reply: Reply) -> None:
+    """Answer POST /v1/chat/completions."""
+    await serve_request(call, plane, reply, parse_chat)
+
+
+async def serve_request(call: Call, plane: Plane, reply: Reply, parse: Callable[..., ChatRequest]) -> None:
     """
-    Carry one chat completion from bearer key to meter event.
+    Carry one request from bearer key to meter event.
 
     Read top to bottom: each line may refuse; leaving a block undoes that block.
     """
     async with plane.metering.open(call) as record:  # one event, however this ends
         record.caller = caller = plane.authn.identify(call.headers)  # 401
         record.wishes = read_wishes(call.headers, caller.service_class)  # 400, 403
-        record.request = request = plane.foresee(caller, parse_chat(await call.body(), plane.cache_salt(caller)))  # 400
-        record.model = model = plane.model(request.model)  # 404
+        record.request = request = plane.read(parse, caller, await call.body())  # 400
+        record.model = model = plane.route(record, reply)  # 404; by now it is known which pool
         record.price = plane.price(caller.tenant, model, call.arrived_ms)  # frozen, whatever is declared meanwhile
         record.request = request = await plane.holds.hold(record, reply)  # 429 over a limit or budget, 503
         async with (
             plane.waiting.post(record, reply),  # from here on, the client of a stream is told how its wait goes
             plane.admission.enter(model, record) as place,  # on a worker with credit; 429 full or late, 503 no worker
-            plane.upstream.open(place, request, PATH, record.dispatch) as answer,  # 502, 504
+            plane.upstream.open(place, request, call.path, record) as answer,  # 502, 504
         ):
-            reply.describe(answer.worker, record.queue_ms)
+            reply.describe(answer.worker, record.queue_ms, place.cached_tokens if answer.is_stream else None)
             await relay(answer, record, reply)
         await conclude(answer, record, reply)  # the engine is done: its slot is free before the disk is waited for
 

@@ -13,7 +13,7 @@ import structlog
 from gateway.core.ids import request_id
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
-from gateway.serve import agents, chat, limits_api, models, places, usage_api
+from gateway.serve import agents, chat, completions, limits_api, models, places, usage_api
 from gateway.serve.agents import Agents
 from gateway.serve.health import Health
 from gateway.serve.http import Call, ClientGone, Receive, Reply, Scope, Send, run_until_client_leaves
@@ -51,6 +51,7 @@ class Edge:
         self._probes = {"/livez": health.livez, "/readyz": health.readyz, "/metrics": health.metrics}
         self._paths: dict[str, dict[str, Any]] = {
             chat.PATH: {"POST": chat.serve_chat},
+            completions.PATH: {"POST": completions.serve_completion},
             models.PATH: {"GET": models.serve_models},
             usage_api.PATH: {"GET": usage.serve},
             limits_api.PATH: {"GET": limits_api.serve_limits},

@@ -18,7 +18,7 @@ from gateway.core.prices import PriceVersion
 from gateway.core.request import ChatRequest
 from gateway.core.routing import WorkerView
 from gateway.core.sse import UsageTracker
-from gateway.core.usage import Flag, MeterEvent, Usage
+from gateway.core.usage import Flag, MeterEvent, Part, Usage, parts_to_json
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.journal import Spool
 from gateway.serve.authn import Caller
@@ -86,6 +86,9 @@ class MeterRecord:
         self._progress_tokens = 0
         self._progress_ms = 0
         self._first_byte_ms: int | None = None
+        self._parts: list[Part] = []
+        self._carried = 0  # tokens of the answer that the worker now at it was given
+        self._dropped = 0  # that workers made and that were made again, as no other worker could go on behind them
         self.caller: Caller | None = None
         self.wishes: Wishes | None = None
         self.request: ChatRequest | None = None
@@ -173,7 +176,7 @@ class MeterRecord:
         self._worker = worker.id
         assert self.request is not None, "a request is parsed before it is dispatched"
         if self._attempts == 1:
-            self._tracker = UsageTracker(self.request.n, self.request.body)
+            self._tracker = UsageTracker(self.request.n, self.request.body, self.request.prompts)
             try:
                 self._opened = self._metering.spool.open(
                     self._event(Outcome.INTERRUPTED, Outcome.INTERRUPTED.status, Flag.INTERRUPTED)
@@ -182,6 +185,16 @@ class MeterRecord:
                 self._attempts, self._worker = 0, ""  # no worker sees it: a note will do, which spares the disk
                 raise _unrecordable(error) from error
         return self._call.id
+
+    def carry_on(self, failed: str, made: int, kept: int) -> None:
+        """Note that worker *failed* broke off after *made* tokens of the answer, and another went on at *kept*."""
+        prompt = self.seen.prompt + self._carried
+        self._parts.append(Part(failed, self._metering.now_ms(), prompt, made - self._carried))
+        self._carried, self._dropped = kept, self._dropped + made - kept
+
+    def remain(self, failed: str) -> None:
+        """Note that nobody went on: worker *failed* was the last to say anything."""
+        self._worker = failed
 
     async def opened(self) -> None:
         """Return once it is durable that this request was dispatched; nothing may be delivered before."""
@@ -275,11 +288,14 @@ class MeterRecord:
             cached_tokens=self.delivered.cached,
             completion_tokens=self.delivered.completion,
             reasoning_tokens=self.delivered.reasoning,
-            undelivered_tokens=max(0, self.seen.completion - self.delivered.completion),
+            undelivered_tokens=max(0, self.seen.completion - self.delivered.completion) + self._dropped,
             price=self.price.id if self.price else "",
-            choices=min(request.n, CHOICES_MAX) if request else 1,
+            choices=min(request.n // request.prompts, CHOICES_MAX) if request else 1,
             images=request.images if request and has_prompt else 0,
             audio_ms=request.audio_ms if request and has_prompt else 0,
+            continued=len(self._parts),
+            carried_tokens=self._carried,
+            carried_by=parts_to_json(self._parts),
         )
 
 
@@ -318,6 +334,7 @@ def _log(event: MeterEvent, error: BaseException | None) -> None:
         queue_ms=event.queue_ms,
         ttft_ms=event.ttft_ms,
         attempts=event.attempts,
+        continued=event.continued,
         prompt_tokens=event.prompt_tokens,
         cached_tokens=event.cached_tokens,
         completion_tokens=event.completion_tokens,

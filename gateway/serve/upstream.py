@@ -65,7 +65,7 @@ class Answer:
     is_stream: bool
     body: bytes
     connection: Connection = field(repr=False)
-    _buffer: FrameBuffer = field(repr=False)
+    buffer: FrameBuffer = field(repr=False)
     _idle_timeout_s: float
     has_ended: bool = False
     relief: Relief | None = None
@@ -82,7 +82,7 @@ class Answer:
     def go_on_with(self, leg: "Answer") -> None:
         """Go on with what another engine answers."""
         self.connection.close()
-        self.worker, self.body, self.connection, self._buffer = leg.worker, leg.body, leg.connection, leg._buffer
+        self.worker, self.body, self.connection, self.buffer = leg.worker, leg.body, leg.connection, leg.buffer
 
     async def frames_of_engine(self) -> AsyncIterator[bytes]:
         """Give what the engine at work says, as `frames` does. Raises WorkerFailed."""
@@ -108,7 +108,7 @@ class Answer:
                 chunk = await self.connection.read(ends_s - time.monotonic())
             if not chunk:
                 raise WorkerFailed(self.worker, "its stream ended without [DONE]")
-            frames = self._buffer.feed(chunk)
+            frames = self.buffer.feed(chunk)
         return frames
 
 

@@ -234,6 +234,9 @@ meter_events = Table(
     Column("choices", Integer, nullable=False, server_default="1"),
     Column("images", BigInteger, nullable=False, server_default="0"),
     Column("audio_ms", BigInteger, nullable=False, server_default="0"),
+    Column("continued", Integer, nullable=False, server_default="0"),
+    Column("carried_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("carried_by", Text, nullable=False, server_default=""),  # JSON, as core/usage.py writes it
     # No defaults: an older version, which knows neither these nor the rollups, must not write here.
     Column("tier", Integer, nullable=False),
     Column("cost_nano", BigInteger),
@@ -241,6 +244,7 @@ meter_events = Table(
     Index(None, "arrived_ms"),
     Index(None, "tenant", "arrived_ms"),
     Index(None, "worker", "ended_ms"),
+    Index(None, "ended_ms", postgresql_where=sql("continued > 0"), sqlite_where=sql("continued > 0")),
     postgresql_partition_by="RANGE (arrived_ms)",
 )
 

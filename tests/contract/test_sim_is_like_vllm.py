@@ -67,6 +67,7 @@ SERVED = {
     "text stream of two prompts": text(stream=True, prompt=[IDS, IDS[:5]]),
     "tokenize text": ("/tokenize", {"model": "tiny", "prompt": "How long?"}),
     "tokenize a conversation": ("/tokenize", {"messages": MESSAGES}),
+    "detokenize": ("/detokenize", {"model": "tiny", "tokens": IDS}),
 }
 
 REFUSED = {
@@ -100,6 +101,8 @@ REFUSED = {
     "a prompt of a wrong type": text(prompt=5),
     "nothing to tokenize": ("/tokenize", {"model": "tiny"}),
     "tokenize for an unknown model": ("/tokenize", {"model": "nope", "prompt": "x"}),
+    "nothing to detokenize": ("/detokenize", {"model": "tiny"}),
+    "detokenize for an unknown model": ("/detokenize", {"model": "nope", "tokens": IDS}),
 }
 
 RAW = {

@@ -8,6 +8,7 @@ from zlib import crc32
 
 from workers.engines.sim_api import Call
 from workers.engines.sim_batch import Sequence, block_keys
+from workers.engines.sim_faults import CrashKind
 from workers.engines.sim_frames import (
     DONE,
     ChatFrames,
@@ -23,14 +24,23 @@ from workers.engines.sim_frames import (
 from workers.engines.sim_http import Exchange, Header
 
 CRASH_EXIT_STATUS = 70
+_ERROR_EVENT = (
+    'data: {"error":{"message":"EngineCore encountered an issue.",'
+    '"type":"InternalServerError","param":null,"code":500}}\n\n'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:
-    """Break the answer off after so many tokens; *exits*: and the whole process with it."""
+    """
+    Break the answer off after so many tokens; *exits*: and the whole process with it.
+
+    *how*: the connection is dropped, nothing more is said, or a stream ends with an error event.
+    """
 
     after_tokens: int
     exits: bool
+    how: CrashKind = "drop"
 
 
 class Answer:
@@ -157,7 +167,11 @@ class Answer:
     def _break_off(self, crash: Crash) -> None:
         if crash.exits:
             os._exit(CRASH_EXIT_STATUS)
-        self.exchange.drop()
+        if crash.how == "drop":
+            self.exchange.drop()
+        elif crash.how == "error" and self._frames is not None:
+            self.exchange.send(_ERROR_EVENT + DONE)
+            self.exchange.end_stream()
         self._close("crashed")
 
     def _leave(self) -> None:

@@ -97,6 +97,12 @@ class _TokenizeBody(BaseModel):
     messages: list[_Message] | None = None
 
 
+class _DetokenizeBody(BaseModel):
+    model: str | None = None
+    tokens: list[_TokenId]
+
+
+_DETOKENIZE = TypeAdapter(_DetokenizeBody)
 _CHAT, _COMPLETION, _TOKENIZE = TypeAdapter(_ChatBody), TypeAdapter(_CompletionBody), TypeAdapter(_TokenizeBody)
 
 
@@ -139,6 +145,14 @@ def read_tokenize(body: bytes, limits: Limits) -> list[int]:
     if asked.prompt is not None:
         return encode(asked.prompt)
     return encode_chat(message.model_dump() for message in asked.messages or ())
+
+
+def read_detokenize(body: bytes, limits: Limits) -> list[int]:
+    """Read the body of POST /detokenize; raises RequestRefused."""
+    asked = _validate(_DETOKENIZE, _decode(body))
+    _check_model(asked.model, limits)
+    ids: list[int] = asked.tokens
+    return ids
 
 
 def _call(

@@ -5,19 +5,29 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from workers.engines.sim_adapters import SimAdapters
 from workers.engines.sim_answer import Answer, Crash, head_of
-from workers.engines.sim_api import Call, Limits, RequestRefused, read_chat, read_completion, read_tokenize
+from workers.engines.sim_api import (
+    Call,
+    Limits,
+    RequestRefused,
+    read_chat,
+    read_completion,
+    read_detokenize,
+    read_tokenize,
+)
 from workers.engines.sim_batch import Batch, Pace
 from workers.engines.sim_faults import FaultPlan, Faults
 from workers.engines.sim_http import Exchange, Header
 from workers.engines.sim_journal import Journal, JournalEntry
 from workers.engines.sim_metrics import render_metrics
+from workers.engines.sim_tokens import TEXTS
 
 _STALL_POLL_S = 0.05
 
@@ -51,6 +61,7 @@ class Engine:
         self.batch: Batch[Answer] = Batch(config.pace)
         self.journal = Journal(config.journal_max, config.journal_file)
         self._limits = Limits(config.models, config.max_model_len)
+        adapters = SimAdapters(self._serve_adapters)
         self._loop = asyncio.get_running_loop()
         self._faults = FaultPlan(config.faults, config.seed, self._loop.time())
         self._started_s = time.time()
@@ -59,7 +70,10 @@ class Engine:
         self._routes: dict[tuple[str, str], Callable[[Exchange], None]] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._complete,
+            ("POST", "/v1/load_lora_adapter"): adapters.load,
+            ("POST", "/v1/unload_lora_adapter"): adapters.unload,
             ("POST", "/tokenize"): self._tokenize,
+            ("POST", "/detokenize"): self._detokenize,
             ("GET", "/v1/models"): self._models,
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -138,7 +152,8 @@ class Engine:
         after_tokens = self._faults.crash_after()
         if after_tokens is None:
             return None
-        return Crash(after_tokens=after_tokens, exits=self._faults.faults.crash_exits)
+        faults = self._faults.faults
+        return Crash(after_tokens=after_tokens, exits=faults.crash_exits, how=faults.crash_how)
 
     def _mean_tokens(self, call: Call) -> int:
         may_end = call.may_end and (not call.has_max_tokens or self.config.ends_despite_max_tokens)
@@ -195,8 +210,15 @@ class Engine:
         known = {"count": len(ids), "max_model_len": self.config.max_model_len}
         exchange.reply_json(200, {**known, "tokens": ids, "token_strs": None})
 
+    def _detokenize(self, exchange: Exchange) -> None:
+        ids = read_detokenize(exchange.request.body, self._limits)
+        exchange.reply_json(200, {"prompt": "".join(TEXTS[token] for token in ids if token < len(TEXTS))})
+
+    def _serve_adapters(self, names: tuple[str, ...]) -> None:
+        self._limits = replace(self._limits, models=(*self.config.models, *names))
+
     def _models(self, exchange: Exchange) -> None:
-        models = [_model_card(name, self.config) for name in self.config.models]
+        models = [_model_card(name, self.config) for name in self._limits.models]
         exchange.reply_json(200, {"object": "list", "data": models})
 
     def _health(self, exchange: Exchange) -> None:

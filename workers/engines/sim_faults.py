@@ -1,11 +1,12 @@
 """Faults of the simulated engine: scripted at its start, switched at run time by POST /sim/faults."""
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FOR_EVER = -1
+CrashKind = Literal["drop", "silence", "error"]
 
 
 class Faults(BaseModel):
@@ -24,6 +25,7 @@ class Faults(BaseModel):
     crash_next: int = Field(0, ge=FOR_EVER, description="Requests whose connection breaks off in mid-answer.")
     crash_after_tokens: int = Field(1, ge=0, description="Tokens sent before that.")
     crash_exits: bool = Field(False, description="The whole process dies instead of one connection.")
+    crash_how: CrashKind = Field("drop", description="Or it falls silent, or a stream tells an error, as vLLM does.")
     slow_start_s: float = Field(0.0, ge=0, description="For so long from now, /health and generation answer 503.")
     is_stalled: bool = Field(False, description="The engine accepts and holds requests but makes no token.")
 
