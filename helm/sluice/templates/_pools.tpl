@@ -1,0 +1,130 @@
+{{/* sluice.yaml: the settings, and the pools and models as they are declared, without what only Kubernetes needs. */}}
+{{- define "sluice.yaml" -}}
+{{- $pools := dict -}}
+{{- range $name, $pool := .Values.pools -}}
+{{- $_ := set $pools $name (omit $pool "kubernetes") -}}
+{{- end -}}
+{{- merge (dict "pools" $pools "models" .Values.models) .Values.gateway.settings | toYaml -}}
+{{- end }}
+
+{{- define "sluice.workersMin" -}}
+{{- $workers := default dict .pool.workers -}}
+{{ hasKey $workers "min" | ternary $workers.min 1 | int }}
+{{- end }}
+
+{{- define "sluice.workersMax" -}}
+{{- $workers := default dict .pool.workers -}}
+{{ hasKey $workers "max" | ternary $workers.max (max 1 (include "sluice.workersMin" . | int)) | int }}
+{{- end }}
+
+{{/* Over how many GPUs an engine is split: within its layers, and by its layers. */}}
+{{- define "sluice.tensor" -}}
+{{- $gpus := default 1 .pool.gpus_per_worker -}}
+{{ kindIs "map" $gpus | ternary (kindIs "map" $gpus | ternary $gpus dict | dig "tensor" 1) $gpus | int }}
+{{- end }}
+
+{{- define "sluice.pipeline" -}}
+{{- $gpus := default 1 .pool.gpus_per_worker -}}
+{{ kindIs "map" $gpus | ternary $gpus dict | dig "pipeline" 1 | int }}
+{{- end }}
+
+{{- define "sluice.drainSeconds" -}}
+{{ hasKey .pool "drain_s" | ternary .pool.drain_s 60 | ceil | int }}
+{{- end }}
+
+{{/* GPUs of one pod: those of the worker, spread over its nodes. */}}
+{{- define "sluice.gpus" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- $nodes := int (default 1 $own.nodes) -}}
+{{- $gpus := mul (include "sluice.tensor" . | int) (include "sluice.pipeline" . | int) | int -}}
+{{- if ne (mod $gpus $nodes) 0 -}}
+{{- fail (printf "pools.%s takes %d GPUs (gpus_per_worker), which %d nodes cannot share evenly." .name $gpus $nodes) -}}
+{{- end -}}
+{{ div $gpus $nodes }}
+{{- end }}
+
+{{/* What Kubernetes calls the pool's accelerator; empty for CPUs. */}}
+{{- define "sluice.resourceName" -}}
+{{- $names := dict "cpu" "" "cuda" "nvidia.com/gpu" "nvidia" "nvidia.com/gpu" "rocm" "amd.com/gpu" "amd" "amd.com/gpu" "ascend" "huawei.com/Ascend910" -}}
+{{- $accelerator := default "cuda" .pool.accelerator -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- if hasKey $own "resourceName" -}}
+{{ $own.resourceName }}
+{{- else if hasKey $names $accelerator -}}
+{{ get $names $accelerator }}
+{{- else -}}
+{{- fail (printf "pools.%s.accelerator is %q, for which Kubernetes' name is not known: say it as pools.%s.kubernetes.resourceName, such as nvidia.com/gpu." .name $accelerator .name) -}}
+{{- end -}}
+{{- end }}
+
+{{/* Limits of a worker's container: its resources with the accelerators put in. */}}
+{{- define "sluice.workerResources" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- $resources := deepCopy (default .root.Values.worker.resources $own.resources) -}}
+{{- $name := include "sluice.resourceName" . -}}
+{{- if $name -}}
+{{- $gpus := dict $name (include "sluice.gpus" . | int) -}}
+{{- $_ := set $resources "limits" (merge $gpus (default dict $resources.limits)) -}}
+{{- $_ := set $resources "requests" (merge (deepCopy $gpus) (default dict $resources.requests)) -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end }}
+
+{{/* Where agents send their beats: each gateway that always runs, and the Service for those that come and go. */}}
+{{- define "sluice.gatewayArguments" -}}
+{{- $name := include "sluice.fullname" . -}}
+{{- $scaling := .Values.gateway.autoscaling -}}
+{{- range $number := until (ternary $scaling.min .Values.gateway.replicas $scaling.enabled | int) }}
+- --gateway=http://{{ $name }}-gateway-{{ $number }}.{{ $name }}-gateway-peers:8080
+{{- end }}
+{{- if $scaling.enabled }}
+- --gateway=http://{{ $name }}-gateway:{{ .Values.gateway.service.port }}
+{{- end }}
+{{- end }}
+
+{{/* The arguments of `sluice worker`. Takes root, name and pool. */}}
+{{- define "sluice.workerArguments" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- $nodes := int (default 1 $own.nodes) -}}
+- worker
+- --model={{ .pool.model }}
+{{- with .pool.revision }}
+- --revision={{ . }}
+{{- end }}
+- --pool={{ .name }}
+{{- range default (list .name) .pool.serves }}
+- --served-name={{ . }}
+{{- end }}
+- --worker-id=$(POD_NAME)
+- --host=0.0.0.0
+- --advertise-host=$(POD_IP)
+- --port={{ .root.Values.worker.port }}
+- --home=/var/lib/sluice
+{{- if $own.cache }}
+- --models-dir=/models
+{{- end }}
+- --max-num-seqs={{ default .root.Values.worker.maxNumSeqs $own.maxNumSeqs }}
+- --start-s={{ default .root.Values.worker.startupSeconds $own.startupSeconds }}
+- --drain-s={{ include "sluice.drainSeconds" . }}
+{{- include "sluice.gatewayArguments" .root }}
+{{- range concat (include "sluice.engineArguments" . | fromYamlArray) (ternary (list "--node-rank=0") list (gt $nodes 1)) }}
+- {{ printf "--engine-arg=%s" . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* What all engines of a worker are given alike. */}}
+{{- define "sluice.engineArguments" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- $nodes := int (default 1 $own.nodes) -}}
+{{- $arguments := list -}}
+{{- range $option := list "tensor" "pipeline" -}}
+{{- $size := include (printf "sluice.%s" $option) $ -}}
+{{- if ne $size "1" -}}
+{{- $arguments = append $arguments (printf "--%s-parallel-size=%s" $option $size) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt $nodes 1 -}}
+{{- $arguments = concat $arguments (list (printf "--nnodes=%d" $nodes) "--master-addr=$(LWS_LEADER_ADDRESS)") -}}
+{{- end -}}
+{{- concat $arguments (default list .pool.engine_args) | toYaml -}}
+{{- end }}

@@ -1,0 +1,109 @@
+{{/* What stands under `metadata` of a worker's pod. Takes root, name and pool. */}}
+{{- define "sluice.workerMetadata" -}}
+labels:
+  {{- include "sluice.labels" (dict "root" .root "component" "worker" "pool" .name) | nindent 2 }}
+{{- with (default dict .pool.kubernetes).podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What a worker's pods have in common, also those of a group's other nodes. */}}
+{{- define "sluice.workerPod" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- $common := .root.Values.worker -}}
+serviceAccountName: {{ include "sluice.fullname" .root }}-worker
+{{- include "sluice.podSecurity" .root | nindent 0 }}
+{{- include "sluice.placement" (dict "nodeSelector" (default $common.nodeSelector $own.nodeSelector) "tolerations" (default $common.tolerations $own.tolerations) "priorityClassName" (default $common.priorityClassName $own.priorityClassName)) | nindent 0 }}
+{{- with default $common.runtimeClassName $own.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+terminationGracePeriodSeconds: {{ add (include "sluice.drainSeconds" . | int) 30 }}
+volumes:
+  - name: home
+    emptyDir: {sizeLimit: {{ default $common.scratchSize $own.scratchSize }}}
+  - name: tmp
+    emptyDir: {sizeLimit: {{ default $common.scratchSize $own.scratchSize }}}
+  - name: shm # between the processes of an engine
+    emptyDir: {medium: Memory, sizeLimit: {{ default $common.shmSize $own.shmSize }}}
+  {{- with $own.cache }}
+  - name: models
+    {{- if .hostPath }}
+    hostPath: {path: {{ .hostPath }}, type: Directory}
+    {{- else }}
+    persistentVolumeClaim: {claimName: {{ .claim }}}
+    {{- end }}
+  {{- end }}
+{{- end }}
+
+{{- define "sluice.workerMounts" -}}
+volumeMounts:
+  - {name: home, mountPath: /var/lib/sluice}
+  - {name: tmp, mountPath: /tmp}
+  - {name: shm, mountPath: /dev/shm}
+  {{- if (default dict .pool.kubernetes).cache }}
+  - {name: models, mountPath: /models}
+  {{- end }}
+{{- end }}
+
+{{/* The container of the agent and its engine. */}}
+{{- define "sluice.workerContainer" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{- $start := default .root.Values.worker.startupSeconds $own.startupSeconds | int -}}
+name: worker
+image: {{ include "sluice.image" (dict "root" .root "image" (default .root.Values.worker.image $own.image)) }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+args:
+  {{- include "sluice.workerArguments" . | nindent 2 }}
+env:
+  - name: POD_NAME
+    valueFrom: {fieldRef: {fieldPath: metadata.name}}
+  - name: POD_IP
+    valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  - name: SLUICE_WORKER_TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ include "sluice.tokens" .root }}, key: worker-token}
+  - {name: HOME, value: /var/lib/sluice}
+ports:
+  - {name: engine, containerPort: {{ .root.Values.worker.port }}}
+# /health is the engine's. That a worker is ready for requests its agent tells the gateways, after a real completion.
+startupProbe:
+  httpGet: {path: /health, port: engine}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: {{ div (add $start 9) 10 }}
+readinessProbe:
+  httpGet: {path: /health, port: engine}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 3
+livenessProbe: # the agent starts a crashed engine again: only one that stays away for as long as a start may take is given up
+  httpGet: {path: /health, port: engine}
+  periodSeconds: 30
+  timeoutSeconds: 10
+  failureThreshold: {{ add 2 (div (add $start 29) 30) }}
+{{- include "sluice.containerSecurity" .root | nindent 0 }}
+resources:
+  {{- include "sluice.workerResources" . | nindent 2 }}
+{{- include "sluice.workerMounts" . | nindent 0 }}
+{{- end }}
+
+{{/* A further node of an engine that spans several: vLLM without a server, told by the leader what to compute. */}}
+{{- define "sluice.followerContainer" -}}
+{{- $own := default dict .pool.kubernetes -}}
+name: engine
+image: {{ include "sluice.image" (dict "root" .root "image" (default .root.Values.worker.image $own.image)) }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+command: [vllm, serve, {{ .pool.model | quote }}, --headless, "--node-rank=$(LWS_WORKER_INDEX)"]
+args:
+  {{- range include "sluice.engineArguments" . | fromYamlArray }}
+  - {{ . | quote }}
+  {{- end }}
+  - --max-num-seqs={{ default .root.Values.worker.maxNumSeqs $own.maxNumSeqs }}
+env:
+  - {name: HOME, value: /var/lib/sluice}
+{{- include "sluice.containerSecurity" .root | nindent 0 }}
+resources:
+  {{- include "sluice.workerResources" . | nindent 2 }}
+{{- include "sluice.workerMounts" . | nindent 0 }}
+{{- end }}
