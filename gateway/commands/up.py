@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +20,23 @@ from gateway.commands.local.redis_server import redis_executable
 from gateway.commands.local.steps import Steps
 from gateway.commands.local.welcome import welcome
 from gateway.commands.models.files import hub_folder
+from gateway.commands.worker_pool import declared_pool, is_given, pool_file
+from gateway.control.pool_file import PoolFile
+from gateway.core.pools import PoolSpec
 from gateway.errors import StartFailed
 from gateway.settings import Settings, load_settings
 from workers.hub.tiny import is_complete
 
 
 def up(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="`tiny` (made on the spot), a model folder, or a ModelScope id: Qwen/Qwen3-0.6B.")
     ] = TINY,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="A pool of sluice.yaml: what is not given here comes from there, and the file is applied."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Engines to run; about 3 GB of memory each on CPU.")] = 1,
     port: Annotated[int | None, typer.Option(help="Port of the gateway; 0 takes a free one. Default: 8080.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
@@ -41,8 +49,15 @@ def up(
 
     Ends with a key and a curl line that work as printed. Ctrl-C stops everything and loses nothing.
 
+    With --pool NAME, the model, its names, --engine-arg and --workers (the pool's least) come from sluice.yaml.
+
     Example: sluice up --model Qwen/Qwen3-0.6B --workers 2
     """
+    chosen = _choose(pool)
+    if chosen.pool:
+        model = model if is_given(context, "model") else chosen.pool.model
+        workers = workers if is_given(context, "workers") else max(1, chosen.pool.workers_min)
+        engine_arg = engine_arg or list(chosen.pool.engine_args)
     settings = load_settings(home=home, host=host, port=port)
     if settings.port == 0:
         settings = settings.model_copy(update={"port": choose_port(None)})
@@ -50,13 +65,38 @@ def up(
     console = Console()
     make_home(settings.home)
     with held(settings.home):
-        installation = _prepare(settings, plan, console, max_num_seqs, tuple(engine_arg or ()))
+        installation = _prepare(settings, plan, chosen, console, max_num_seqs, tuple(engine_arg or ()))
         asyncio.run(installation.run())
     console.print(f"  Stopped. Everything is kept in {settings.home}: the next start finds it.", highlight=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A pool that sluice.yaml declares and that is to run here, with its file; neither if none was asked for."""
+
+    pool: PoolSpec | None = None
+    file: PoolFile | None = None
+
+    @property
+    def revision(self) -> str | None:
+        return (self.pool.revision or None) if self.pool else None
+
+
+def _choose(name: str | None) -> _Chosen:
+    """Find the pool that was asked for. Raises InvalidInput if sluice.yaml does not declare it, or not rightly."""
+    if name is None:
+        return _Chosen()
+    file = pool_file()
+    return _Chosen(declared_pool(file, name), file)
+
+
 def _prepare(
-    settings: Settings, plan: Plan, console: Console, max_num_seqs: int | None, engine_args: tuple[str, ...]
+    settings: Settings,
+    plan: Plan,
+    chosen: _Chosen,
+    console: Console,
+    max_num_seqs: int | None,
+    engine_args: tuple[str, ...],
 ) -> Installation:
     """Do what comes before the first child: checks, model, secrets, database."""
     steps = Steps(console)
@@ -65,11 +105,11 @@ def _prepare(
         if not settings.redis_url:
             redis_executable()
     if plan.model != TINY and not is_folder(plan.model):
-        hub_folder(settings, plan.model)  # with bars of its own; the step below finds it on this disk
+        hub_folder(settings, plan.model, chosen.revision)  # with bars of its own; the step below finds it on this disk
     with steps.step(f"model {plan.model}"):
-        served = _model(settings, plan, max_num_seqs, engine_args)
+        served = _served(_model(settings, plan, chosen, max_num_seqs, engine_args), chosen.pool)
     with steps.step("database"):
-        credentials = _credentials(settings, served.name)
+        credentials = _credentials(settings, served.name, chosen.file)
 
     def on_ready(place: Place) -> None:
         print(welcome(place, credentials.api_key, str(settings.home)), flush=True)  # noqa: T201  as it is, never wrapped
@@ -84,12 +124,19 @@ def _prepare(
     )
 
 
-def _model(settings: Settings, plan: Plan, max_num_seqs: int | None, engine_args: tuple[str, ...]) -> Served:
+def _model(
+    settings: Settings, plan: Plan, chosen: _Chosen, max_num_seqs: int | None, engine_args: tuple[str, ...]
+) -> Served:
     """Have the model's files on this disk, and give it the name that clients ask for."""
     tiny = (plan.home / "models" / TINY).absolute()  # where `sluice worker` looks too
-    folder = _tiny(tiny) if plan.model == TINY else hub_folder(settings, plan.model)
+    folder = _tiny(tiny) if plan.model == TINY else hub_folder(settings, plan.model, chosen.revision)
     name = folder.resolve().name if is_folder(plan.model) else plan.model
     return Served(source=str(folder.absolute()), name=name, max_num_seqs=max_num_seqs, engine_args=engine_args)
+
+
+def _served(served: Served, pool: PoolSpec | None) -> Served:
+    """Call the model as its pool does."""
+    return replace(served, name=pool.serves[0], pool=pool) if pool else served
 
 
 def _tiny(folder: Path) -> Path:
@@ -103,10 +150,10 @@ def _tiny(folder: Path) -> Path:
     return folder
 
 
-def _credentials(settings: Settings, model: str) -> Credentials:
+def _credentials(settings: Settings, model: str, file: PoolFile | None) -> Credentials:
     """Give the secrets of this home, the key declared in the database; tokens that are set go before those made."""
     kept = load_or_make_credentials(settings.home)
-    key = declare(settings, kept.api_key, model)
+    key = declare(settings, kept.api_key, model, file)
     if key != kept.api_key:
         kept = replace(kept, api_key=key)
         save_credentials(settings.home, kept)

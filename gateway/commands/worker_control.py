@@ -10,8 +10,11 @@ import typer
 from rich.console import Console
 
 from gateway.commands.local.gateway_client import find_gateway
+from gateway.commands.local.home import load_credentials
 from gateway.commands.output import Format, print_records
 from gateway.commands.records import Home
+from gateway.commands.worker_pool import HELP, with_declared
+from gateway.core.worker_tokens import pool_token
 from gateway.errors import InvalidInput, NotFoundError, SluiceError, StartFailed
 from gateway.settings import load_settings
 from workers.commands import worker
@@ -34,11 +37,11 @@ def _or_run_an_engine(run: Callable[..., None]) -> Callable[..., None]:
 
     def callback(context: typer.Context, **options: Any) -> None:
         if context.invoked_subcommand is None:
-            run(**options)
+            run(**with_declared(context, options))
 
     own = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     parameters = signature(run).parameters.values()
-    callback.__doc__ = run.__doc__
+    callback.__doc__ = f"{run.__doc__}{HELP}"
     callback.__annotations__ = {"context": typer.Context, **run.__annotations__}
     callback.__signature__ = signature(run).replace(parameters=[own, *parameters])  # type: ignore[attr-defined]
     return callback
@@ -129,6 +132,23 @@ def drain(
         print_records(COLUMNS, ordered, output)
         return
     print_records(ENDED_COLUMNS, wait_until_ended(fleet, ordered, timeout_s, _say), output)
+
+
+@app.command()
+def token(
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="The pool that workers with it may join, and no other.")],
+    home: Home = None,
+    output: Format = "table",
+) -> None:
+    """Print the token of one pool, for a worker on a network that is not trusted: SLUICE_WORKER_TOKEN there."""
+    settings = load_settings(home=home)
+    credentials = load_credentials(settings.home)
+    secret = settings.worker_token.get_secret_value() if settings.worker_token else ""
+    secret = secret or (credentials.worker_token if credentials else "")
+    if not secret:
+        raise InvalidInput("The gateways' worker token is not known here: set SLUICE_WORKER_TOKEN, or give --home.")
+    record = {"pool": pool, "token": pool_token(secret, pool)}
+    print_records(tuple(record), [record], output)
 
 
 def wait_until_ended(

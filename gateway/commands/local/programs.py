@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.commands.local.children import Program
 from gateway.commands.local.home import Credentials, Place
+from gateway.core.pools import PoolSpec
 from gateway.settings import Settings
 
 WORKER_STOP_S_MAX = 40.0  # an agent drains its engine before it stops it
@@ -15,10 +16,15 @@ GATEWAY_STOP_MARGIN_S = 10.0  # beyond the drain: closing the spool, shipping wh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """The model of this installation: the folder or name given to the engine, and the name that clients ask for."""
+    """
+    The model of this installation: the folder or name given to the engine, and the name that clients ask for.
+
+    *pool* is what sluice.yaml declares under its name; without it the pool is called as the model is.
+    """
 
     source: str
     name: str
+    pool: PoolSpec | None = None
     max_num_seqs: int | None = None
     engine_args: tuple[str, ...] = field(default=())
 
@@ -47,8 +53,7 @@ def worker_program(worker: str, served: Served, place: Place, home: Path, token:
     logs = home.absolute() / "logs"
     options = {
         "--model": served.source,
-        "--served-name": served.name,
-        "--pool": served.name,
+        "--pool": served.pool.name if served.pool else served.name,
         "--gateway": place.url,
         "--worker-id": worker,
         "--port": "0",
@@ -60,6 +65,8 @@ def worker_program(worker: str, served: Served, place: Place, home: Path, token:
     if threads:
         options["--threads"] = str(threads)
     arguments = [part for option in options.items() for part in option]
+    names = served.pool.serves if served.pool else (served.name,)
+    arguments += [f"--served-name={name}" for name in names]
     arguments += [f"--engine-arg={argument}" for argument in served.engine_args]
     return Program(
         name=worker,

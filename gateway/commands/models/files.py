@@ -136,10 +136,10 @@ def remove(model: Model, revision: Revision = None, home: Home = None, output: F
     print_record(COLUMNS, record(stored), output)
 
 
-def hub_folder(settings: Settings, model: str) -> Path:
+def hub_folder(settings: Settings, model: str, revision: str | None = None) -> Path:
     """Give the folder of *model*, a folder itself or an id, which is pulled if it is not here. Raises InvalidInput."""
     with told(), watching() as progress:
-        return resolve(model, settings.models_dir, hub_of(settings), None, progress)
+        return resolve(model, settings.models_dir, hub_of(settings), revision, progress)
 
 
 def hub_of(settings: Settings) -> Hub:
