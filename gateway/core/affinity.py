@@ -12,11 +12,12 @@ The homes are found on a ring of one point a worker by several probes (Appleton 
 hashing", 2015), in O(log workers). No clock and no I/O: times are seconds of any clock that only goes forward.
 """
 
-import hashlib
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from struct import Struct
 
 PROBES = 8  # for each home: of 100 workers the busiest is first choice for 1.2 times the mean; with one probe, 8 times
 HOLDERS_MAX = 4  # workers remembered for one beginning: more would all be as good
@@ -24,7 +25,9 @@ TTL_S = 900.0  # an engine's cache has moved on by then
 ENTRIES_PER_WORKER = 60  # beginnings remembered, some 500 bytes each: 3 MB for 100 workers
 ENTRIES_MIN = 2000
 TRUST = (0.5, 0.2, 0.1)  # the part of a prompt that its homes are trusted to hold, first choice first
+TRUST_FIRST = (0.1, 0.04, 0.02)  # of a conversation's first turn: enough that it begins at home unless that is busy
 _MASK = (1 << 64) - 1
+_PLACES = Struct(f"<{PROBES}Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,19 @@ class Chain:
     """
     The beginnings of a prompt that a cache may hold, shortest first: of each a hash, and its length in *tokens*.
 
-    The hash of a beginning covers all of it. *key* is the same for all turns of one conversation.
+    The hash of a beginning covers all of it. *key* is the same for all turns of one conversation, *is_first* tells that
+    none can have come before this one.
     """
 
     key: int
     hashes: tuple[int, ...]
     tokens: tuple[int, ...]
+    is_first: bool = False
+
+    @property
+    def length(self) -> int:
+        """The tokens of the longest beginning, which is the whole prompt but for its last part if that is cut."""
+        return self.tokens[-1] if self.tokens else 0
 
 
 class Ring:
@@ -64,18 +74,24 @@ class Ring:
 
     def homes(self, key: int, count: int = len(TRUST)) -> list[str]:
         """Give up to *count* workers for *key*, the first its first choice; two choices may fall on one worker."""
-        homes: dict[str, None] = {}
-        for choice in range(count if self._points else 0):
-            homes[self._nearest(key, range(choice * PROBES, (choice + 1) * PROBES))] = None
-        return list(homes)
+        return list(dict.fromkeys(self.choices(key, count)))
 
-    def _nearest(self, key: int, probes: range) -> str:
+    def choices(self, key: int, count: int) -> Iterator[str]:
+        """Give *count* choices for *key* one by one, found as they are asked for; some fall on the same worker."""
+        seed = key.to_bytes(8, "little")
+        for choice in range(count if self._points else 0):
+            yield self._nearest(_PLACES.unpack(blake2b(b"%d" % choice, digest_size=8 * PROBES, key=seed).digest()))
+
+    def _nearest(self, places: Iterable[int]) -> str:
         """Give the worker that is the nearest behind any of a key's places."""
-        points = self._points
-        places = [mix(key, probe) for probe in probes]
-        behind = [points[bisect_left(points, place) % len(points)] for place in places]
-        _, point = min(((point - place) & _MASK, point) for place, point in zip(places, behind, strict=True))
-        return self._workers[point]
+        points, nearest, found = self._points, 1 << 64, 0
+        for place in places:
+            behind = bisect_left(points, place)
+            point = points[behind] if behind < len(points) else points[0]
+            distance = (point - place) & _MASK
+            if distance < nearest:
+                nearest, found = distance, point
+        return self._workers[found]
 
     def __len__(self) -> int:
         return len(self._points)
@@ -125,30 +141,6 @@ class SentPrefixes:
 _NOBODY: Mapping[str, float] = {}
 
 
-@dataclass(slots=True)
-class Affinity:
-    """One gateway's knowledge of one pool's prefix caches."""
-
-    ring: Ring = field(default_factory=Ring)
-    sent: SentPrefixes = field(default_factory=SentPrefixes)
-
-    def put(self, worker: str) -> None:
-        """Take a worker in."""
-        self.ring.put(worker)
-        self.sent.resize(len(self.ring))
-
-    def candidates(self, chain: Chain, prompt_tokens: int, now_s: float) -> dict[str, float]:
-        """Give the workers that may have a beginning of the prompt, and how many tokens of it each is expected to."""
-        expected: dict[str, float] = dict(self.sent.held(chain, now_s))
-        for home, trust in zip(self.ring.homes(chain.key), TRUST, strict=False):
-            expected[home] = max(expected.get(home, 0.0), trust * prompt_tokens)
-        return expected
-
-    def note(self, chain: Chain, worker: str, now_s: float) -> None:
-        """Remember that *worker* is sent this prompt."""
-        self.sent.note(chain, worker, now_s)
-
-
 def expected_work(outstanding_tokens: float, uncached_tokens: float) -> float:
     """
     Give what a request's first token waits for, in prompt tokens to prefill: those before it, and its own twice.
@@ -160,7 +152,7 @@ def expected_work(outstanding_tokens: float, uncached_tokens: float) -> float:
 
 def extend(before: int, part: bytes) -> int:
     """Give the hash of a beginning that is longer by *part* than one of hash *before*."""
-    digest = hashlib.blake2b(part, digest_size=8, key=before.to_bytes(8, "little")).digest()
+    digest = blake2b(part, digest_size=8, key=before.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little")
 
 

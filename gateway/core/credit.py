@@ -124,6 +124,11 @@ class WorkerCredit:
         step_s = self._prefill.long if self._prefill.samples else STEP_S_GUESS
         return self._steps(prefill_tokens) * step_s
 
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """How many prompt tokens the engine computes in a second as its first tokens have shown it; 0 before any."""
+        return self._batched_tokens / self._prefill.long if self._prefill.long else 0.0
+
     def use(self, seqs: int) -> None:
         """Note that *seqs* sequences are in flight: only a credit that is used up may grow."""
         self._used = max(self._used, seqs)

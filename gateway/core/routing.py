@@ -1,4 +1,4 @@
-"""Which worker serves a request: filters, credit, then the least outstanding work."""
+"""Workers as a router sees them: filters, credit, and the least outstanding work of those that may have a request."""
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import overload
 
+from gateway.core.affinity import Ring
 from gateway.core.outcome import Outcome
 from gateway.core.roster import WorkerState
 from gateway.errors import Refused
@@ -13,6 +14,7 @@ from gateway.errors import Refused
 # Of a larger pool so many workers are weighed, from a random place on. The least loaded of even two is within
 # O(log log n) of the best (Mitzenmacher, "The power of two choices", 2001).
 SAMPLE = 32
+_DICE = random.Random()  # noqa: S311  several gateways with one picture must not all choose alike; no secret is drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,8 @@ class WorkerView:
     *outstanding_tokens* and *in_flight* are this gateway's own, exact and current. *told_in_flight* is what other
     gateways told a fraction of a second ago; *others_in_flight* adds what the engine reported beyond all that.
     *prefill_tokens* are the prompt tokens sent to it, by any gateway, whose first token has not come back;
-    *credit_seqs* and *credit_prefill_tokens* are the most it may have (core/credit.py).
+    *credit_seqs* and *credit_prefill_tokens* are the most it may have, *prefill_tokens_per_s* is how fast it has shown
+    itself, 0 before it has (core/credit.py). One that *is_ejected* is suspect, too (core/health.py).
     """
 
     id: str
@@ -33,6 +36,7 @@ class WorkerView:
     state: WorkerState
     engine_key: str = field(default="", repr=False)
     max_seqs: int = 1
+    max_model_len: int = 0  # 0: it did not tell
     kv_cache_usage: float = 0.0
     outstanding_tokens: int = 0
     in_flight: int = 0
@@ -42,6 +46,18 @@ class WorkerView:
     credit_seqs: int = 1
     credit_prefill_tokens: int = 1 << 30
     is_suspect: bool = False
+    is_ejected: bool = False
+    prefill_tokens_per_s: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has, anybody's, as far as this gateway knows."""
+        return self.in_flight + self.others_in_flight
+
+    @property
+    def slots(self) -> int:
+        """Give its part of the pool's slots; of an ejected one it is what it still has, so that it takes no other's."""
+        return min(self.credit_seqs, self.requests) if self.is_ejected else self.credit_seqs
 
     @property
     def free_seqs(self) -> int:
@@ -83,6 +99,11 @@ class _Heap:
             self._places[last.id] = place
         return gone
 
+    def get(self, worker: str) -> WorkerView | None:
+        """Give the view of a worker, None if there is none."""
+        place = self._places.get(worker)
+        return None if place is None else self.views[place]
+
     def __contains__(self, worker: object) -> bool:
         return worker in self._places
 
@@ -92,15 +113,17 @@ class PoolViews(Sequence[WorkerView]):
     A pool's workers, in no order; what changes one, finds those with room or counts the slots takes constant time.
 
     *free* are those of ready workers that have credit for at least one more sequence; *slots* is the credit of all
-    ready ones together.
+    ready ones together, *requests* what they have, and *ring* has them as homes of prompts.
     """
 
-    __slots__ = ("_all", "_free", "slots")
+    __slots__ = ("_all", "_free", "requests", "ring", "slots")
 
     def __init__(self, views: Iterable[WorkerView] = ()) -> None:
         self._all = _Heap()
         self._free = _Heap()
+        self.ring = Ring()
         self.slots = 0
+        self.requests = 0
         for view in views:
             self.put(view)
 
@@ -110,8 +133,7 @@ class PoolViews(Sequence[WorkerView]):
 
     def put(self, view: WorkerView) -> None:
         """Take in a worker's view, in the place of its last one."""
-        before = self._all.put(view)
-        self.slots += _slots(view) - (_slots(before) if before else 0)
+        self._count(self._all.put(view), view)
         if view.state is WorkerState.READY and view.free_seqs > 0:
             self._free.put(view)
         else:
@@ -119,9 +141,23 @@ class PoolViews(Sequence[WorkerView]):
 
     def drop(self, worker: str) -> None:
         """Take a worker out; unknown ones are fine."""
-        before = self._all.drop(worker)
-        self.slots -= _slots(before) if before else 0
+        self._count(self._all.drop(worker), None)
         self._free.drop(worker)
+
+    def get(self, worker: str) -> WorkerView | None:
+        """Give the view of a worker, None if it is not here."""
+        return self._all.get(worker)
+
+    def _count(self, before: WorkerView | None, after: WorkerView | None) -> None:
+        """Count what is ready anew; the ring changes only when somebody becomes ready or no longer is."""
+        was = before if before and before.state is WorkerState.READY else None
+        now = after if after and after.state is WorkerState.READY else None
+        self.slots += (now.slots if now else 0) - (was.slots if was else 0)
+        self.requests += (now.requests if now else 0) - (was.requests if was else 0)
+        if now and not was:
+            self.ring.put(now.id)
+        elif was and not now:
+            self.ring.drop(was.id)
 
     def __contains__(self, worker: object) -> bool:
         return worker in self._all
@@ -138,10 +174,6 @@ class PoolViews(Sequence[WorkerView]):
 
     def __len__(self) -> int:
         return len(self._all.views)
-
-
-def _slots(view: WorkerView) -> int:
-    return view.credit_seqs if view.state is WorkerState.READY else 0
 
 
 def can_serve(worker: WorkerView, model: str) -> bool:
@@ -167,17 +199,32 @@ def rank(model: str, work: int, workers: Sequence[WorkerView], tried: Collection
     several gateways with the same picture do not all choose the same worker. Of more than SAMPLE that can serve, as
     many are ranked; those in *tried* are left out.
     """
-    able = list(islice(_able(model, workers, tried), SAMPLE))
-    if not able:
+    known = list(islice(able(model, workers, tried), SAMPLE))
+    if not known:
         raise _no_worker(model)
-    return sorted(able, key=lambda worker: (*_misgivings(worker), load(worker, work), random.random()))  # noqa: S311
+    return sorted(known, key=lambda worker: (*_misgivings(worker), load(worker, work), _DICE.random()))
 
 
 def choose(
-    model: str, work: int, prompt_tokens: int, pool: PoolViews, tried: Collection[str] = ()
+    model: str, work: int, prompt_tokens: int, pool: PoolViews, tried: Collection[str] = (), dice: random.Random = _DICE
 ) -> WorkerView | None:
+    """Give the least loaded worker that may have a request now; None if each that can serve it is out of credit."""
+    free = roomy(model, prompt_tokens, pool, tried, dice)
+    if len(free) == 1:
+        return free[0]
+    return min(free, key=lambda worker: (load(worker, work), dice.random()), default=None)
+
+
+def roomy(
+    model: str,
+    prompt_tokens: int,
+    pool: PoolViews,
+    tried: Collection[str] = (),
+    dice: random.Random = _DICE,
+    most: int = SAMPLE,
+) -> list[WorkerView]:
     """
-    Give the least loaded worker that may have a request now; None if each that can serve it is out of credit.
+    List up to *most* workers that may have a request now, from a random place on.
 
     Who asks holds one of the pool's slots, of which there are no more than there is credit. So if no worker seems to
     have any, what another gateway told is out of date, and one that it shares may have one request too many: to wait
@@ -187,27 +234,26 @@ def choose(
     is left that can serve at all.
     """
     free: list[WorkerView] = []
-    for seen, worker in enumerate(_able(model, pool.free, tried)):
-        if free and seen >= SAMPLE:
+    for seen, worker in enumerate(able(model, pool.free, tried, dice)):
+        if len(free) >= most or (free and seen >= SAMPLE):
             break
         if not worker.is_suspect and has_prefill_room(worker, prompt_tokens):
             free.append(worker)
-    free = free or _second_choice(model, prompt_tokens, pool, tried)
-    if len(free) == 1:
-        return free[0]
-    return min(free, key=lambda worker: (load(worker, work), random.random()), default=None)  # noqa: S311
+    return free or _second_choice(model, prompt_tokens, pool, tried, dice)
 
 
-def _second_choice(model: str, prompt_tokens: int, pool: PoolViews, tried: Collection[str]) -> list[WorkerView]:
+def _second_choice(
+    model: str, prompt_tokens: int, pool: PoolViews, tried: Collection[str], dice: random.Random
+) -> list[WorkerView]:
     """Give workers that may have room for all we know; if only suspects can serve, those that have."""
-    able = list(islice(_able(model, pool, tried), SAMPLE))
-    if not able:
+    known = list(islice(able(model, pool, tried, dice), SAMPLE))
+    if not known:
         raise _no_worker(model)
-    trusted = [worker for worker in able if not worker.is_suspect]
+    trusted = [worker for worker in known if not worker.is_suspect]
     if trusted:
         maybe_free = [worker for worker in trusted if worker.free_seqs == 0 and worker.told_in_flight]
     else:
-        maybe_free = [worker for worker in able if worker.free_seqs > 0]
+        maybe_free = [worker for worker in known if worker.free_seqs > 0]
     return [worker for worker in maybe_free if has_prefill_room(worker, prompt_tokens)]
 
 
@@ -216,9 +262,11 @@ def slots(pool: PoolViews) -> int:
     return pool.slots
 
 
-def _able(model: str, workers: Sequence[WorkerView], tried: Collection[str]) -> Iterator[WorkerView]:
+def able(
+    model: str, workers: Sequence[WorkerView], tried: Collection[str] = (), dice: random.Random = _DICE
+) -> Iterator[WorkerView]:
     """Give the workers that can serve *model* and are not in *tried*, all round from a random place on."""
-    first = random.randrange(len(workers)) if workers else 0  # noqa: S311
+    first = int(dice.random() * len(workers))
     for place in range(first - len(workers), first):  # from the back on: below 0 it goes round
         worker = workers[place]
         if can_serve(worker, model) and worker.id not in tried:

@@ -5,7 +5,6 @@ A request goes to the worker with the least work outstanding that has credit for
 what core/credit.py starts from: the engine's sequences, and twice a step's prompt tokens.
 """
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from gateway.core.eta import Coming
 from gateway.core.routing import SAMPLE
 from gateway.planner.caches import BlockCache
 from gateway.planner.engine import Engine, Pace
-
-SURPLUS_S = 300.0  # how long workers are too many before one is stopped: KEDA's default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +67,6 @@ class Fleet:
         self._workers: list[Worker] = []
         self._ready: list[Worker] = []
         self._gone: list[Worker] = []
-        self._surplus_since_s: float | None = None
         self._paid_s, self._paid_until_s = 0.0, 0.0
         self._start(size.workers, 0.0)
         self.refresh(0.0)
@@ -118,21 +114,25 @@ class Fleet:
 
     @property
     def taking(self) -> Sequence[Worker]:
-        """The ready workers that have a sequence to spare."""
-        return [worker for worker in self._ready if worker.in_flight < self._pace.max_num_seqs]
+        """The ready workers."""
+        return self._ready
 
-    def scale(self, now_s: float, requests: int) -> list[float]:
-        """Start or stop workers for *requests* that wait or are in flight; give when those started will be ready."""
-        wanted = min(max(math.ceil(requests / self._pace.max_num_seqs), self._size.workers), self._size.most)
-        surplus = sum(not worker.is_leaving for worker in self._workers) - wanted
+    @property
+    def staying(self) -> Sequence[Worker]:
+        """The workers that are not leaving, ready or starting."""
+        return [worker for worker in self._workers if not worker.is_leaving]
+
+    @property
+    def paid(self) -> int:
+        """How many workers there are, starting and draining ones included."""
+        return len(self._workers)
+
+    def follow(self, now_s: float, wanted: int) -> list[float]:
+        """Start or stop workers until there are *wanted*; give when those started will be ready."""
+        surplus = len(self.staying) - wanted
         if surplus <= 0:
-            self._surplus_since_s = None
             return self._start(-surplus, now_s + self._size.cold_start_s)
-        if self._surplus_since_s is None:
-            self._surplus_since_s = now_s
-        elif now_s - self._surplus_since_s >= SURPLUS_S:
-            self._stop(surplus)
-            self._surplus_since_s = now_s
+        self._stop(surplus)
         return []
 
     def refresh(self, now_s: float) -> None:
@@ -161,6 +161,5 @@ class Fleet:
 
     def _stop(self, workers: int) -> None:
         """Let the last ones that were started leave, of those the least loaded."""
-        staying = [worker for worker in self._workers if not worker.is_leaving]
-        for worker in sorted(staying, key=lambda one: (-one.ready_s, one.in_flight))[:workers]:
+        for worker in sorted(self.staying, key=lambda one: (-one.ready_s, one.in_flight))[:workers]:
             worker.is_leaving = True

@@ -1,181 +1,192 @@
 """
 Which worker each of several gateways sends a request to, by any of several policies, in virtual time.
 
-A gateway knows exactly what it has outstanding itself; of the others it knows what they told last, up to REFRESH_S ago.
+The policies are the gateway's own (core/router.py, core/policies.py), and so is what they go by: a gateway knows
+exactly what it has outstanding itself; of the others it knows what they told last, up to REFRESH_S ago. Beside them
 
-sluice         the least expected work before the first token, among the workers that may hold the prompt's beginning
-               (core/affinity.py) and two drawn at random
-round_robin    one worker after the other
-power_of_two   the one with fewer requests of two drawn at random (Mitzenmacher, 2001)
-chwbl          consistent hashing by conversation with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2016): the
-               first choice that has at most 1.25 times the mean of requests
-sglang         the rule of SGLang's router with its defaults: the longest match if it is 30 % of the prompt, else the
-               worker with the fewest requests; that one anyway when they differ by more than 64 and by half
-oracle         sluice's score over all workers, with exact knowledge of caches and of work outstanding
-random         any
+oracle         sluice's score over all workers that have a place, with exact knowledge of caches and work outstanding
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 
-from gateway.core.affinity import Affinity, SentPrefixes, expected_work, mix
+from gateway.core.affinity import expected_work
+from gateway.core.credit import UNLIMITED
+from gateway.core.policies import Ask
+from gateway.core.roster import WorkerState
+from gateway.core.router import LINE_LOOK, NAMES, SLUICE, Choice, Leaning, Router
+from gateway.core.routing import PoolViews, WorkerView
 from gateway.planner.caches import chain_of
 from gateway.planner.fleet import Worker
 from gateway.planner.load import Request
 
 REFRESH_S = 0.2  # gateways tell one another so often: settings.roster.refresh_s
-DRAWN = 2  # workers drawn at random beside those that may hold a prefix: without them a viral prefix has three workers
-BOUND = 1.25  # of chwbl; the value that its authors and vLLM production-stack use
-MATCH_MIN, BALANCE_ABS, BALANCE_REL = 0.3, 64, 1.5  # defaults of SGLang's router
-TREE_ENTRIES_MAX = 10**6
+TREE_ENTRIES_MAX = 10**6  # of sglang
+ORACLE = "oracle"
+POLICIES = (*NAMES, ORACLE)
+_POOL = "planned"
+
+
+class _Oracle:
+    """Knows every engine and its cache."""
+
+    def __init__(self, workers: Mapping[str, Worker], dice: random.Random) -> None:
+        self._workers = workers
+        self._dice = dice
+
+    def choose(self, ask: Ask, pool: PoolViews, _: float, __: Leaning | None = None, **___: bool) -> Choice:
+        """Decide with exact knowledge."""
+
+        def score(view: WorkerView) -> tuple[float, float]:
+            worker = self._workers[view.id]
+            uncached = max(1, ask.prompt_tokens - worker.cache.held_tokens(ask.chain.hashes))
+            return expected_work(worker.engine.prefill_left, uncached), self._dice.random()
+
+        free = [view for view in pool if self._workers[view.id].in_flight < view.credit_seqs]
+        return Choice(min(free, key=score, default=None), ask.prompt_tokens)
+
+    def note(self, ask: Ask, worker: str, now_s: float) -> None:
+        """It need not remember."""
 
 
 class View:
-    """What one gateway knows of the workers, and remembers for its policy."""
+    """What one gateway knows of the workers, and who waits there for one, by ticket."""
 
-    def __init__(self) -> None:
-        self.requests: Counter[int] = Counter()
-        self.prefill_tokens: Counter[int] = Counter()
-        self.told_requests: Mapping[int, int] = {}
-        self.told_prefill_tokens: Mapping[int, int] = {}
-        self.affinity = Affinity()
-        self.tree = SentPrefixes(TREE_ENTRIES_MAX)
-        self.turn = 0
-        self.now_s = 0.0
-        self._known: set[int] = set()
+    def __init__(self, router: Router | _Oracle, wait_s_max: float) -> None:
+        self.router = router
+        self._wait_s_max = wait_s_max
+        self.pool = PoolViews()
+        self.line: dict[str, Ask] = {}
+        self.has_news = False
+        self.requests: Counter[str] = Counter()
+        self.prefill_tokens: Counter[str] = Counter()
 
-    def see(self, workers: Sequence[Worker]) -> None:
-        """Take in workers that are new."""
-        for worker in workers:
-            if worker.number not in self._known:
-                self._known.add(worker.number)
-                self.affinity.put(str(worker.number))
+    def see(self, worker: str, seqs: int, prefill_tokens: int) -> None:
+        """Take in a worker that is new, with its credit."""
+        view = WorkerView(
+            id=worker,
+            pool=_POOL,
+            models=frozenset({_POOL}),
+            url="",
+            state=WorkerState.READY,
+            max_seqs=seqs,
+            credit_seqs=seqs,
+            credit_prefill_tokens=prefill_tokens,
+        )
+        self.pool.put(view)
+        self.has_news = True
 
-    def sent(self, worker: Worker, request: Request) -> None:
-        """Count a request that is sent to *worker*, its whole prompt: what a cache saves of it is only hoped for."""
-        self.requests[worker.number] += 1
-        self.prefill_tokens[worker.number] += request.prompt_tokens
+    def sent(self, worker: Worker, request: Request, prefill_tokens: int) -> None:
+        """Count a request that is sent to *worker*, and the part of its prompt that is to be computed there."""
+        self._count(str(worker.number), 1, prefill_tokens, request.work)
 
-    def prefilled(self, worker: Worker, request: Request) -> None:
+    def prefilled(self, worker: Worker, prefill_tokens: int) -> None:
         """Count the prompt of a request off: its first token has come, or its client has gone."""
-        self.prefill_tokens[worker.number] -= request.prompt_tokens
+        self._count(str(worker.number), 0, -prefill_tokens, 0)
+        self.has_news = True
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: Worker, request: Request) -> None:
         """Count a request off."""
-        self.requests[worker.number] -= 1
+        self._count(str(worker.number), -1, 0, -request.work)
+        self.has_news = True
 
-    def load(self, worker: Worker) -> int:
-        """How many requests are on *worker*."""
-        return self.requests[worker.number] + self.told_requests.get(worker.number, 0)
+    def hear(self, worker: str, requests: int, prefill_tokens: int) -> None:
+        """Take what the other gateways have on a worker."""
+        view = self.pool.get(worker)
+        known = prefill_tokens + self.prefill_tokens[worker]
+        if view and (view.told_in_flight, view.prefill_tokens) != (requests, known):
+            self.pool.put(replace(view, told_in_flight=requests, others_in_flight=requests, prefill_tokens=known))
+            self.has_news = True
 
-    def prefill(self, worker: Worker) -> int:
-        """How many prompt tokens were sent to *worker* of which no first token has come."""
-        return self.prefill_tokens[worker.number] + self.told_prefill_tokens.get(worker.number, 0)
+    def decide(self, now_s: float) -> Iterator[tuple[str, Choice]]:
+        """Give those in line that are sent now; who asks counts each before the next is asked for."""
+        self.has_news = False
+        leaning = Leaning()
+        for ticket, ask in list(islice(self.line.items(), LINE_LOOK)):
+            waits = now_s - ask.since_s < self._wait_s_max
+            choice = self.router.choose(ask, self.pool, now_s, leaning, waits=waits)
+            if choice.worker:
+                del self.line[ticket]
+                self.router.note(ask, choice.worker.id, now_s)
+                yield ticket, choice
+                continue
+            leaning.add(choice)
+            if not leaning.can_be_passed:
+                return
 
-
-Policy = Callable[[View, Request, Sequence[Worker], random.Random], Worker]
+    def _count(self, worker: str, requests: int, prefill_tokens: int, work: int) -> None:
+        self.requests[worker] += requests
+        self.prefill_tokens[worker] += prefill_tokens
+        view = self.pool.get(worker)
+        if view:
+            self.pool.put(
+                replace(
+                    view,
+                    in_flight=view.in_flight + requests,
+                    prefill_tokens=view.prefill_tokens + prefill_tokens,
+                    outstanding_tokens=view.outstanding_tokens + work,
+                )
+            )
 
 
 class Routes:
     """The gateways and their policy. A request comes through any of them."""
 
-    def __init__(self, policy: str, gateways: int, dice: random.Random) -> None:
-        self._policy = POLICIES[policy]
-        self._views = [View() for _ in range(gateways)]
+    def __init__(
+        self, policy: str, gateways: int, dice: random.Random, *, prefill_tokens_max: int, wait_s_max: float
+    ) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._views = [View(_router(policy, self._workers, dice), wait_s_max) for _ in range(gateways)]
+        self._prefill_tokens_max = prefill_tokens_max if policy == SLUICE else UNLIMITED
         self._dice = dice
         self._told_s = 0.0
 
-    def choose(self, request: Request, workers: Sequence[Worker], now_s: float) -> tuple[Worker, View]:
-        """Give the worker for *request*, and the view of the gateway that sends it there."""
+    def see(self, workers: Iterable[Worker], seqs: int) -> None:
+        """Take in who is ready now, each of which takes *seqs* requests."""
+        ready = {str(worker.number): worker for worker in workers}
+        for worker in ready.keys() - self._workers.keys():
+            for view in self._views:
+                view.see(worker, seqs, self._prefill_tokens_max)
+        for worker in self._workers.keys() - ready.keys():
+            for view in self._views:
+                view.pool.drop(worker)
+        self._workers.update(ready)
+
+    def enter(self, ticket: str, request: Request, now_s: float) -> View:
+        """Let a request that has its slot wait at one of the gateways, which is given."""
+        view = self._dice.choice(self._views)
+        chain = chain_of(request.blocks)
+        view.line[ticket] = Ask(
+            model=_POOL, work=request.work, prompt_tokens=request.prompt_tokens, chain=chain, since_s=now_s
+        )
+        view.has_news = True
+        return view
+
+    def decide(self, now_s: float) -> Iterator[tuple[str, Worker, int]]:
+        """Give the tickets that are sent now, where to, and the prompt tokens that are expected to be computed."""
         if now_s - self._told_s >= REFRESH_S:
             self._tell(now_s)
-        view = self._dice.choice(self._views)
-        view.now_s = now_s
-        return self._policy(view, request, workers, self._dice), view
+        for view in self._views:
+            if view.line and view.has_news:
+                for ticket, choice in view.decide(now_s):
+                    assert choice.worker, "only who is sent is given"
+                    yield ticket, self._workers[choice.worker.id], choice.prefill_tokens
 
     def _tell(self, now_s: float) -> None:
         self._told_s = now_s
-        requests = sum((view.requests for view in self._views), Counter[int]())
-        tokens = sum((view.prefill_tokens for view in self._views), Counter[int]())
+        requests = sum((view.requests for view in self._views), Counter[str]())
+        tokens = sum((view.prefill_tokens for view in self._views), Counter[str]())
         for view in self._views:
-            view.told_requests = {number: count - view.requests[number] for number, count in requests.items()}
-            view.told_prefill_tokens = {number: n - view.prefill_tokens[number] for number, n in tokens.items()}
+            view.has_news = True  # and who has waited long enough waits no more
+            for worker in self._workers:
+                told = tokens[worker] - view.prefill_tokens[worker]
+                view.hear(worker, requests[worker] - view.requests[worker], told)
 
 
-def _sluice(view: View, request: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    by_id = {str(worker.number): worker for worker in workers}
-    view.see(workers)
-    held: dict[str, float] = {}
-    if request.blocks:
-        chain = chain_of(request.blocks)
-        held = view.affinity.candidates(chain, request.prompt_tokens, view.now_s)
-    drawn = dice.sample(sorted(by_id), min(DRAWN, len(by_id)))
-    known = [by_id[worker] for worker in dict.fromkeys((*held, *drawn)) if worker in by_id]
-
-    def score(worker: Worker) -> tuple[float, float]:
-        uncached = max(1.0, request.prompt_tokens - held.get(str(worker.number), 0.0))
-        return expected_work(view.prefill(worker), uncached), dice.random()
-
-    best = min(known, key=score)
-    if request.blocks:
-        view.affinity.note(chain, str(best.number), view.now_s)
-    return best
-
-
-def _round_robin(view: View, _: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    view.turn = view.turn + 1 if view.turn else dice.randrange(len(workers)) + 1
-    return workers[view.turn % len(workers)]
-
-
-def _power_of_two(view: View, _: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    return min(dice.sample(workers, min(2, len(workers))), key=view.load)
-
-
-def _chwbl(view: View, request: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    if not request.blocks:
-        return _power_of_two(view, request, workers, dice)
-    key = chain_of(request.blocks).key
-    bound = max(1.0, BOUND * (sum(map(view.load, workers)) + 1) / len(workers))
-    order = sorted(workers, key=lambda worker: mix(key, worker.number))
-    return next((worker for worker in order if view.load(worker) + 1 <= bound), order[0])
-
-
-def _sglang(view: View, request: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    loads = [view.load(worker) for worker in workers]
-    best = min(workers, key=lambda worker: (view.load(worker), dice.random()))
-    if max(loads) - min(loads) > BALANCE_ABS and max(loads) > BALANCE_REL * min(loads):
-        return best
-    chain = chain_of(request.blocks)
-    held = view.tree.held(chain, view.now_s)
-    nearest = max(workers, key=lambda worker: held.get(str(worker.number), 0))
-    if held.get(str(nearest.number), 0) > MATCH_MIN * request.prompt_tokens:
-        best = nearest
-    view.tree.note(chain, str(best.number), view.now_s)
-    return best
-
-
-def _oracle(_: View, request: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    def score(worker: Worker) -> tuple[float, float]:
-        uncached = max(1, request.prompt_tokens - worker.cache.held_tokens(request.blocks))
-        return expected_work(worker.engine.prefill_left, uncached), dice.random()
-
-    return min(workers, key=score)
-
-
-def _random(_: View, __: Request, workers: Sequence[Worker], dice: random.Random) -> Worker:
-    return dice.choice(workers)
-
-
-POLICIES: Mapping[str, Policy] = MappingProxyType(
-    {
-        "sluice": _sluice,
-        "round_robin": _round_robin,
-        "power_of_two": _power_of_two,
-        "chwbl": _chwbl,
-        "sglang": _sglang,
-        "oracle": _oracle,
-        "random": _random,
-    }
-)
+def _router(policy: str, workers: Mapping[str, Worker], dice: random.Random) -> Router | _Oracle:
+    if policy == ORACLE:
+        return _Oracle(workers, dice)
+    return Router(policy, dice, entries_max=None if policy == SLUICE else TREE_ENTRIES_MAX)

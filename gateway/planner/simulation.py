@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from gateway.core.credit import PREFILL_STEPS
 from gateway.core.eta import LOOK_S
 from gateway.core.scheduling import LineBounds, Ticket
 from gateway.planner.engine import Pace
@@ -22,6 +23,7 @@ from gateway.planner.foresight import Foresight
 from gateway.planner.load import Request
 from gateway.planner.queue import Entry, Spent, VirtualQueue
 from gateway.planner.routes import Routes, View
+from gateway.planner.scalers import Pool, make_scaler
 from gateway.planner.stories import Ending, Story
 
 # A longer line is looked at less often: at this many tickets a second, as a gateway would that gives it 5 % of a core.
@@ -38,6 +40,8 @@ class Plan:
     slot at once; without one, requests meet the least loaded worker that has credit, late. *cache_tokens* is the size
     of a worker's prefix cache.
 
+    *scale* names what starts and stops workers (planner/scalers.py); without one it is a worker for so many requests.
+
     *hop_s* is how long it takes from a slot's coming free until the next request has reached the engine;
     *credit_wait_s* how long a request with a slot waits for a worker with credit before it takes one without.
     """
@@ -48,6 +52,7 @@ class Plan:
     hop_s: float = 0.002
     credit_wait_s: float = 2.0
     seed: int = 1
+    scale: str | None = None
     policy: str | None = None
     gateways: int = 1
     cache_tokens: int = 0
@@ -55,12 +60,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The pool at one moment."""
+    """The pool at one moment; *workers* are those that are paid for."""
 
     at_s: float
     waiting: int
     in_flight: int
     slots: int
+    workers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,7 @@ class _InFlight:
     answer: Answer
     worker: Worker | None = None
     view: View | None = None
+    prefill_tokens: int = 0  # that its gateway expects to be computed
     has_reached: bool = False
 
 
@@ -104,7 +111,8 @@ class Simulation:
         self._is_enough = False
         self._foresight = Foresight()
         self._fleet = Fleet(plan.size, plan.pace, self._dice("fleet"), plan.cache_tokens)
-        self._routes = Routes(plan.policy, plan.gateways, self._dice("routes")) if plan.policy else None
+        self._routes = self._make_routes() if plan.policy else None
+        self._scaler = make_scaler(plan.scale, plan.size, plan.pace, requests)
         self._queue = VirtualQueue(plan.bounds)
         self._in_flight: dict[str, _InFlight] = {}
         self._unsent: dict[str, _InFlight] = {}  # granted, but no worker has credit for the prompt yet
@@ -128,11 +136,19 @@ class Simulation:
                 self._progress(1 - self._open / len(self._requests))
         return self._course()
 
+    def _make_routes(self) -> Routes:
+        plan = self._plan
+        assert plan.policy, "without a policy there are no routes"
+        room = PREFILL_STEPS * plan.pace.max_batched_tokens
+        dice = self._dice("routes")
+        return Routes(plan.policy, plan.gateways, dice, prefill_tokens_max=room, wait_s_max=plan.credit_wait_s)
+
     # Clients.
 
     def _arrive(self, request: Request) -> None:
         ticket_id = str(len(self._stories))
         story = self._stories[ticket_id] = Story(request, self._foresight.ticket(ticket_id, request))
+        self._scaler.arrive(self._now_s, story.ticket.work)
         entry = self._queue.enter(story.ticket, self._now_s)
         story.expected_s = 0.0 if entry is Entry.GRANTED else self._expected_s(story.ticket)
         if entry is Entry.REFUSED:
@@ -157,33 +173,32 @@ class Simulation:
     def _grant(self, story: Story) -> None:
         story.granted_s = self._now_s
         answer = Answer(story.request.prompt_tokens, story.request.output_tokens)
-        self._in_flight[story.ticket.id] = self._unsent[story.ticket.id] = _InFlight(story, answer)
+        flight = self._in_flight[story.ticket.id] = self._unsent[story.ticket.id] = _InFlight(story, answer)
+        if self._routes:
+            flight.view = self._routes.enter(story.ticket.id, story.request, self._now_s)
 
     def _send(self) -> None:
-        """Give requests that have their slot to workers that have credit, in order; called after every change."""
+        """Give requests that have their slot to workers that have credit; called after every change."""
+        if self._routes:
+            for ticket, worker, prefill_tokens in self._routes.decide(self._now_s) if self._unsent else ():
+                flight = self._unsent[ticket]
+                flight.prefill_tokens = prefill_tokens
+                self._send_to(worker, flight)
+            return
         while self._unsent:
             flight = next(iter(self._unsent.values()))
-            worker = self._choose(flight)
-            if worker is None:
-                return
-            self._send_to(worker, flight)
-
-    def _choose(self, flight: _InFlight) -> Worker | None:
-        if self._routes is None:
             is_impatient = self._now_s >= _granted_s(flight) + self._plan.credit_wait_s
-            return self._fleet.choose(flight.answer.prompt_tokens, needs_credit=not is_impatient)
-        workers = self._fleet.taking
-        if not workers:
-            return None
-        worker, flight.view = self._routes.choose(flight.story.request, workers, self._now_s)
-        return worker
+            chosen = self._fleet.choose(flight.answer.prompt_tokens, needs_credit=not is_impatient)
+            if chosen is None:
+                return
+            self._send_to(chosen, flight)
 
     def _send_to(self, worker: Worker, flight: _InFlight) -> None:
         del self._unsent[flight.story.ticket.id]
         flight.worker, flight.story.sent_s = worker, self._now_s
         self._owners[flight.answer] = flight
         if flight.view:
-            flight.view.sent(worker, flight.story.request)
+            flight.view.sent(worker, flight.story.request, flight.prefill_tokens)
         self._look_up(worker, flight)
         worker.in_flight += 1
         worker.work += flight.story.ticket.work
@@ -219,12 +234,13 @@ class Simulation:
             worker.prefill_tokens -= answer.prompt_tokens
             worker.cache.put(flight.story.request.blocks)
             if flight.view:
-                flight.view.prefilled(worker, flight.story.request)
+                flight.view.prefilled(worker, flight.prefill_tokens)
         for answer in happened.ended:
             story = self._owners[answer].story
             self._detach(self._in_flight[story.ticket.id])
             self._end(story, Ending.SERVED)
             self._foresight.learn(story.request)
+            self._scaler.serve(self._now_s, story.request.work)
             self._free(story)
         self._plan_stretch(worker)
         self._send()
@@ -233,19 +249,21 @@ class Simulation:
         """End the work on a request whose client left before the first token; what was done for it is wasted."""
         self._unsent.pop(flight.story.ticket.id, None)
         if flight.worker is None:
+            if flight.view:
+                del flight.view.line[flight.story.ticket.id]
             return
         if flight.has_reached:
             flight.worker.engine.abort(flight.answer)
         flight.worker.prefill_tokens -= flight.answer.prompt_tokens
         if flight.view:
-            flight.view.prefilled(flight.worker, flight.story.request)
+            flight.view.prefilled(flight.worker, flight.prefill_tokens)
         self._detach(flight)
 
     def _detach(self, flight: _InFlight) -> None:
         assert flight.worker, "only what was sent can be taken back"
         flight.worker.in_flight -= 1
         if flight.view:
-            flight.view.ended(flight.worker)
+            flight.view.ended(flight.worker, flight.story.request)
         flight.worker.work -= flight.story.ticket.work
         del self._owners[flight.answer]
 
@@ -264,16 +282,25 @@ class Simulation:
     def _look(self, _: None) -> None:
         for ticket in self._queue.look(self._now_s):
             self._end(self._stories[ticket.id], Ending.REFUSED)
-        for ready_s in self._fleet.scale(self._now_s, self._queue.waiting + self._queue.in_flight):
+        for ready_s in self._fleet.follow(self._now_s, self._scaler.wanted(self._now_s, self._pool())):
             self._plan_event(ready_s, self._resize, None)
         self._resize()
         queue = self._queue
-        self._samples.append(Sample(self._now_s, queue.waiting, queue.in_flight, queue.slots))
+        self._samples.append(Sample(self._now_s, queue.waiting, queue.in_flight, queue.slots, self._fleet.paid))
         pause_s = max(LOOK_S, queue.waiting / LOOKED_AT_PER_S)
         self._plan_event(self._now_s + pause_s, self._look, None)
 
+    def _pool(self) -> Pool:
+        queue = self._queue
+        workers, backlog_tokens = self._fleet.staying, queue.backlog_tokens
+        return Pool(
+            waiting=queue.waiting, in_flight=queue.in_flight, backlog_tokens=backlog_tokens, workers=workers
+        )
+
     def _resize(self, _: None = None) -> None:
         self._fleet.refresh(self._now_s)
+        if self._routes:
+            self._routes.see(self._fleet.taking, self._plan.pace.max_num_seqs)
         self._queue.expect(self._fleet.slots, self._fleet.coming(self._now_s))
         self._admit()
 

@@ -1,5 +1,6 @@
 """Prefix affinity: homes that stay, shares that are even, and what a gateway remembers, within bounds."""
 
+import tracemalloc
 from collections import Counter
 
 from hypothesis import given
@@ -8,9 +9,7 @@ from hypothesis import strategies as st
 from gateway.core.affinity import (
     ENTRIES_MIN,
     HOLDERS_MAX,
-    TRUST,
     TTL_S,
-    Affinity,
     Chain,
     Ring,
     SentPrefixes,
@@ -90,26 +89,17 @@ def test_memory_is_bounded_whatever_is_sent(sendings):
         assert len(sent.held(chain(*str(prompt)), 0.0)) <= HOLDERS_MAX + len(str(prompt))
 
 
-def test_homes_are_trusted_with_a_part_of_the_prompt_and_known_senders_with_what_they_were_sent():
-    affinity = Affinity()
-    for number in range(10):
-        affinity.put(f"worker-{number}")
-    homes = affinity.ring.homes(1)
-    assert affinity.candidates(chain("a", "b"), 1000, 0.0) == {
-        home: trust * 1000 for home, trust in zip(homes, TRUST, strict=False)
-    }
-    stranger = next(f"worker-{n}" for n in range(10) if f"worker-{n}" not in homes)
-    affinity.note(chain("a", "b"), stranger, 0.0)
-    assert affinity.candidates(chain("a", "b"), 1000, 0.0)[stranger] == 200
-
-
-def test_more_workers_may_be_remembered_for_more():
-    affinity = Affinity()
-    for number in range(100):
-        affinity.put(f"worker-{number}")
+def test_more_beginnings_are_remembered_for_more_workers_within_3_mb_for_a_hundred():
+    sent = SentPrefixes()
+    sent.resize(100)
+    tracemalloc.start()
     for number in range(10_000):
-        affinity.note(chain(str(number)), "worker-1", 0.0)
-    assert len(affinity.sent) == 6000 > ENTRIES_MIN
+        for worker in range(HOLDERS_MAX):
+            sent.note(chain(str(number)), f"worker-{worker}", float(number))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(sent) == 6000 > ENTRIES_MIN
+    assert size < 3 * 2**20
 
 
 def test_a_hit_is_worth_twice_its_tokens_of_waiting():
