@@ -8,6 +8,7 @@ and its shipper, and the loops that keep rosters, queues and snapshots current.
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from functools import partial
 from itertools import count
 
@@ -19,6 +20,7 @@ from gateway.composition import (
     make_jobs,
     make_objects,
     make_queue,
+    make_returns,
     make_roster,
     make_shipper,
     make_spool,
@@ -41,18 +43,20 @@ from gateway.finance.live_usage import live_usage
 from gateway.finance.residue import Alarm
 from gateway.finance.residue_watch import ResidueWatch, WatchRules
 from gateway.serve import chat, completions
-from gateway.serve.admission import Admission, WaitLimits
+from gateway.serve.admission import Admission
 from gateway.serve.agents import Agents
 from gateway.serve.alerts import Alerts
 from gateway.serve.authn import Authn
+from gateway.serve.class_limits import ClassLimits, WaitLimits
 from gateway.serve.continuing import ContinuationRules
 from gateway.serve.edge import Edge
+from gateway.serve.explain import Explained
 from gateway.serve.health import Health
 from gateway.serve.holds import Declared, Holding, HoldRules
 from gateway.serve.jobs import Endpoint, JobRules
 from gateway.serve.lane import JobLane, LaneRules, make_lane
 from gateway.serve.metering import Metering, MeterRules
-from gateway.serve.placement import Placement
+from gateway.serve.placement import Placement, PlacementRules
 from gateway.serve.plane import Plane
 from gateway.serve.runner import RunnerRules
 from gateway.serve.scale import ScaleDesk
@@ -119,13 +123,17 @@ class Gateway:
             connect_timeout_s=settings.upstream.connect_timeout_s,
             keep_alive_s=settings.upstream.keep_alive_s,
             connections_max=settings.upstream.connections_max,
+            ca=settings.upstream.ca_file,
         )
-        self._placement = Placement(self._roster, wait_s_max=settings.upstream.credit_wait_s)
+        routing, metrics = PlacementRules(**settings.upstream.placement_rules), self._metrics
+        self._explained = Explained(settings.gateway_id, routing.policy, now_ms)
+        self._placement = Placement(self._roster, routing, self._explained, metrics.count_predicted_cache)
         self._retries = RetryBudgets(RetryRules(settings.upstream.retry_share, settings.upstream.retries_min))
         self._predictor = Predictor()
         self._starts, self._meter = Starts(), WorkMeter(time.monotonic)
         self._scale = self._make_scale()
         self._holds = make_holds(settings, self._redis, self._spool.folder.name, self._feed)
+        self._returns = make_returns(settings, self._redis, self._owner)
         self._admission = self._make_admission()
         rules = WaitingRules(settings.queue.headers_hold_s, settings.queue.keep_alive_s)
         self._waiting = Waiting(self._admission, self._metrics, now_ms, rules)
@@ -152,16 +160,24 @@ class Gateway:
         await self._holds.start()
         await self._feed.start(self._holds)
         await self._alerts.start()
+        if self._returns is not None:
+            await self._returns.start()
         await self._waiting.start()
         await self._lane.start()
         self._residue.start()
         await self._scale.start()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
-    def begin_drain(self) -> None:
-        """Refuse new requests from now on; those under way go on."""
-        self._admission.is_draining = True
+    def announce_drain(self) -> None:
+        """Say by /readyz that this gateway goes, and hand back jobs that wait; requests are served as ever."""
+        self._admission.drain.announce()
         self._lane.begin_drain()
+
+    def begin_drain(self) -> None:
+        """Let end what has begun, and send away to other gateways whoever's turn will not come in time."""
+        self.announce_drain()
+        self._admission.begin_drain(self._settings.drain_s)
+        self._scale.let_go()
         self._drain_ends_s = time.monotonic() + self._settings.drain_s
 
     async def aclose(self) -> None:
@@ -176,6 +192,8 @@ class Gateway:
         await self._waiting.aclose()
         self._objects.close()
         await self._admission.aclose()
+        if self._returns is not None:
+            await self._returns.aclose()
         await self._roster.aclose()
         self._connections.close()
         await self._shipper.aclose()
@@ -191,13 +209,14 @@ class Gateway:
     def _make_admission(self) -> Admission:
         queue = self._settings.queue
         waits, holds = queue.wait_s_max.model_dump(), queue.hold_s_max.model_dump()
-        limits = WaitLimits(
+        defaults = WaitLimits(
             wait_s_max={known: waits[label] for label, known in SERVICE_CLASSES.items()},
             hold_s_max={known: holds[label] for label, known in SERVICE_CLASSES.items()},
         )
+        limits = ClassLimits(self._directory, defaults)
         queue_of = partial(make_queue, self._settings, self._redis, self._owner)
         parts = (self._roster, self._placement, self._predictor, limits, now_ms)
-        return Admission(queue_of, *parts, self._starts, self._meter)
+        return Admission(queue_of, *parts, self._starts, self._meter, self._returns)
 
     def _make_scale(self) -> ScaleDesk:
         board, directory = make_demand(self._settings, self._redis, self._owner), self._directory
@@ -245,12 +264,19 @@ class Gateway:
 
     def _make_edge(self, plane: Plane) -> Edge:
         settings = self._settings
-        agents = Agents(self._roster, settings.worker_token, settings.roster.lease_s, self._shipper.reading, now_ms)
+        agents = Agents(
+            self._roster,
+            settings.worker_token,
+            settings.roster.lease_s,
+            self._shipper.reading,
+            now_ms,
+            self._adapters_of,
+        )
         directory = SqlDirectory(self._database)
         desk = self._make_desk(directory, plane)
         planes = {
             "/admin/": control_app(
-                directory, self._roster, settings.admin_token, now_ms, settings.zone, desk, self._scale
+                directory, self._roster, settings.admin_token, now_ms, settings.zone, desk, self._scale, self._explained
             ),
             "/finance/": finance_app(self._journal, self._work, settings.admin_token, settings.zone),
         }
@@ -292,6 +318,11 @@ class Gateway:
                     await self._vitals.read_occupancy()
             except Exception:  # a loop that everything else relies on must not end by one bad round
                 log.exception("housekeeping_failed")
+
+    def _adapters_of(self, pool: str) -> Mapping[str, str] | None:
+        """Give the LoRA adapters that a pool's declaration names, None for a pool that is not declared."""
+        declared = self._directory.snapshot.pools.get(pool)
+        return None if declared is None else declared.adapters
 
     def _engines(self) -> list[tuple[str, int]]:
         """List the engine processes that are known to run."""

@@ -68,6 +68,9 @@ class UpstreamSettings(_Section):
 
     connect_timeout_s: float = Field(2.0, gt=0, description="A worker that takes longer to connect to has failed.")
     connections_max: int = Field(1024, ge=1, description="Connections of one gateway to one worker, idle or not.")
+    ca_file: Path | None = Field(
+        None, description="Authority (PEM) of certificates that engines show, beside those that the system knows."
+    )
     header_timeout_s: float = Field(
         60.0, gt=0, description="The head of a stream, which engines send before they compute: one that hangs does not."
     )
@@ -93,6 +96,17 @@ class UpstreamSettings(_Section):
     credit_wait_s: float = Field(
         2.0, gt=0, description="A request for which no worker has credit takes the least loaded one after this long."
     )
+    routing: Literal["sluice", "least_load", "round_robin", "power_of_two", "chwbl", "sglang", "random"] = Field(
+        "sluice", description="Which of the workers with credit gets a request: see [Routing](#routing)."
+    )
+    cost_weights: dict[str, float] = Field(
+        {}, description="What a worker's time costs beside others', by patterns of names: `h100-*: 2.0`; none: 1."
+    )
+
+    @property
+    def placement_rules(self) -> dict[str, Any]:
+        """How requests meet workers: what serve/placement.py goes by."""
+        return {"wait_s_max": self.credit_wait_s, "policy": self.routing, "cost_weights": self.cost_weights}
 
 
 class HealthSettings(_Section):
@@ -242,7 +256,10 @@ class Settings(_Section):
         False, description="Let tenants hit one another's cached prefixes: faster, but hits can be timed."
     )
     body_bytes_max: int = Field(16 << 20, ge=1024, description="A longer request body is refused with 413.")
-    drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for streams to end.")
+    drain_announce_s: float = Field(
+        1.0, ge=0, description="On SIGTERM, how long all is served with /readyz at 503: for load balancers to notice."
+    )
+    drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits after that for answers to end.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for eyes.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     queue: QueueSettings = QueueSettings()

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +13,12 @@ import structlog
 import typer
 
 from workers.agent.agent import Agent
-from workers.agent.options import WorkerOptions, default_threads, default_worker_id
+from workers.agent.follower import Follower
+from workers.agent.model import Models
+from workers.agent.options import Tls, WorkerOptions, default_threads, default_worker_id
+from workers.engines.parallel import PORT, Parallel
 from workers.errors import WorkerError
+from workers.hub.client import Hub
 
 
 def worker(
@@ -53,13 +58,52 @@ def worker(
     start_s: Annotated[float, typer.Option(min=1, help="Until /health must answer after the start.")] = 1800.0,
     warm_up_s: Annotated[float, typer.Option(min=1, help="Until the first completion must be there.")] = 300.0,
     drain_s: Annotated[float, typer.Option(min=0, help="On SIGTERM, wait so long for requests to end.")] = 120.0,
+    revision: Annotated[str, typer.Option(help="Of a ModelScope model: branch, tag or commit. Default: master.")] = "",
+    models_dir: Annotated[
+        str, typer.Option(envvar="SLUICE_HUB__DIR", help="Folder of pulled models. Default: HOME/models/hub.")
+    ] = "",
+    hub_endpoint: Annotated[
+        str, typer.Option(envvar="SLUICE_HUB__ENDPOINT", help="Address of the hub. Default: modelscope.cn.")
+    ] = "",
+    hub_token: Annotated[
+        str, typer.Option(envvar="SLUICE_HUB__TOKEN", help="For private models; better given by the variable.")
+    ] = "",
+    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="Devices that share each layer.")] = 1,
+    pipeline_parallel_size: Annotated[int, typer.Option(min=1, help="Groups of them that share the layers.")] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, envvar="LWS_GROUP_SIZE", help="Hosts of one engine, each running this command.")
+    ] = 1,
+    node_rank: Annotated[
+        int, typer.Option(min=0, envvar="LWS_WORKER_INDEX", help="Which of them this is; 0 leads and registers.")
+    ] = 0,
+    leader: Annotated[
+        str, typer.Option(envvar="LWS_LEADER_ADDRESS", help="Where the other hosts reach that of rank 0.")
+    ] = "",
+    leader_port: Annotated[int, typer.Option(min=1, max=65535, help="Its port for them.")] = PORT,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="A LoRA adapter: NAME=SOURCE, a folder or a ModelScope id. [repeatable]"),
+    ] = None,
+    adapters_max: Annotated[
+        int, typer.Option(min=0, help="Adapters at once, also such as the pool gets later. Default: those named.")
+    ] = 0,
+    engine_env: Annotated[
+        list[str] | None, typer.Option(help="For the engine's environment: NAME=VALUE. [repeatable]")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(exists=True, help="Certificate (PEM) with which the engine serves https.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(exists=True, help="Its private key (PEM).")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(exists=True, help="Authority (PEM) of the gateways' certificates.")
+    ] = None,
 ) -> None:
     """
     Run an engine and its agent: start, readiness by a real completion, beats to the gateways, restarts.
 
     SIGTERM or Ctrl-C drains: no new requests, those in the engine finish, then it ends. A second one ends it at once.
     """
-    names = tuple(served_name or [_default_name(model)])
+    names, adapters = tuple(served_name or [_default_name(model)]), _pairs("--adapter", adapter)
     options = WorkerOptions(
         model=model,
         served_names=names,
@@ -81,21 +125,36 @@ def worker(
         start_s=start_s,
         warm_up_s=warm_up_s,
         drain_s=drain_s,
+        models=Models(home.absolute(), models_dir, Hub(hub_endpoint, hub_token), revision),
+        adapters=adapters,
+        adapters_max=adapters_max or len(adapters),
+        engine_env=_pairs("--engine-env", engine_env),
     )
+    spread = {"tensor": tensor_parallel_size, "pipeline": pipeline_parallel_size, "nodes": nodes}
     _configure_logs()
     try:
-        asyncio.run(_run(options))
+        parallel = Parallel(**spread, node_rank=node_rank, leader=leader, port=leader_port)
+        tls = Tls(cert=tls_cert, key=tls_key, ca=ca_file)
+        asyncio.run(_run(replace(options, parallel=parallel, tls=tls)))
     except WorkerError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
 
 
 async def _run(options: WorkerOptions) -> None:
-    agent = Agent(options)
+    agent = Agent(options) if options.parallel.is_leader else Follower(options)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.leave)
     await agent.run()
+
+
+def _pairs(option: str, texts: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """Read NAME=VALUE pairs."""
+    for text in texts or ():
+        if not text.partition("=")[0] or "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE.", param_hint=option)
+    return tuple((text.partition("=")[0], text.partition("=")[2]) for text in texts or ())
 
 
 def _default_name(model: str) -> str:

@@ -12,6 +12,7 @@ class WorkerState(Enum):
     """
 
     STARTING = "starting"
+    DOWNLOADING = "downloading"
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
@@ -27,7 +28,9 @@ class Beat:
 
     `*_total` are the engine's cumulative counters since *engine_started_ms* (Unix ms; 0 while it is not up);
     `probe_*` are the agent's own readiness requests within them. *cause* says why the engine is down, for people.
-    *engine* is what runs there, "vllm" or "sim": who does not say has a real one, which no drill may burden.
+    *ready_in_s* is how long its start will still take, None if it does not know or has started; *progress* says in
+    words how far a download is. *engine* is what runs there, "vllm" or "sim": who does not say has a real one, which
+    no drill may burden.
     """
 
     worker: str
@@ -51,3 +54,5 @@ class Beat:
     restarts: int = 0
     cause: str = ""
     engine: str = "vllm"
+    ready_in_s: float | None = None
+    progress: str = ""

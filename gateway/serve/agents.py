@@ -1,8 +1,7 @@
 """/internal/v1/workers: where workers' agents beat, and strike themselves off."""
 
-import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from gateway.core.outcome import Outcome
 from gateway.core.roster import Beat, WorkerState
+from gateway.core.worker_tokens import pools_of
 from gateway.errors import Refused
 from gateway.ports.journal import EngineReading
 from gateway.ports.roster import Roster
@@ -47,6 +47,8 @@ class _BeatBody(BaseModel):
     restarts: int = Field(0, ge=0)
     cause: str = Field("", max_length=2000)
     engine: str = Field("vllm", pattern=r"^[a-z0-9-]{1,20}$")
+    ready_in_s: float | None = Field(None, ge=0, le=86_400)
+    progress: str = Field("", max_length=200)
 
 
 class Agents:
@@ -59,9 +61,11 @@ class Agents:
         lease_s: float,
         on_reading: Callable[[EngineReading], None],
         now_ms: Callable[[], int],
+        adapters_of: Callable[[str], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
         self._roster = roster
         self._token = token
+        self._adapters_of = adapters_of
         self._lease_s = lease_s
         self._on_reading = on_reading
         self._now_ms = now_ms
@@ -69,34 +73,51 @@ class Agents:
 
     async def serve(self, call: Call, reply: Reply) -> None:
         """POST {worker}/beat takes a beat; DELETE {worker} strikes the worker off."""
-        self._authorise(call)
+        pool = self._authorised_for(call)
         worker, _, verb = call.path.removeprefix(PREFIX).partition("/")
         if call.method == "POST" and worker and verb == "beat":
-            await self._beat(worker, await call.body())
-            await reply.answer(200, json.dumps(self._answer(worker)).encode())
+            beat = Beat(worker=worker, **_read(await call.body()))
+            self._check_pool(pool, beat.pool, worker)
+            await self._take(beat)
+            await reply.answer(200, json.dumps(self._answer(beat)).encode())
         elif call.method == "DELETE" and worker and not verb:
+            self._check_pool(pool, pool, worker)
             await self._roster.forget(worker)
             await reply.answer(200, b'{"deleted": true}')
         else:
             raise Refused(Outcome.NOT_FOUND, f"There is no {call.method} {call.path} here.")
 
-    def _authorise(self, call: Call) -> None:
+    def _authorised_for(self, call: Call) -> str:
+        """Give the pool that the caller's token opens, "" for all."""
         token = self._token.get_secret_value() if self._token else ""
         if not token:
             raise Refused(Outcome.UNAUTHENTICATED, "No worker token is set on this gateway: set SLUICE_WORKER_TOKEN.")
-        if not hmac.compare_digest(bearer(call.headers).encode(), token.encode()):
+        pool = pools_of(token, bearer(call.headers))
+        if pool is None:
             raise Refused(Outcome.UNAUTHENTICATED, "The worker token is wrong.", code="invalid_worker_token")
+        return pool
 
-    async def _beat(self, worker: str, body: bytes) -> None:
-        beat = Beat(worker=worker, **_read(body))
+    def _check_pool(self, opened: str, pool: str, worker: str) -> None:
+        """Let a pool's token speak for workers of that pool alone: neither join another nor take over one of its."""
+        known = {beat.pool for beat in self._roster.beats() if beat.worker == worker}
+        strange = {pool, *known} - {opened}
+        if opened and strange:
+            message = f"This worker token is for the pool {opened!r}, not for {strange.pop()!r}."
+            raise Refused(Outcome.UNAUTHENTICATED, message, code="worker_token_of_other_pool")
+
+    async def _take(self, beat: Beat) -> None:
         await self._roster.beat(beat)
         if beat.engine_started_ms:
             self._pass_on(_reading(beat, self._now_ms()), is_last=beat.state is WorkerState.DRAINING)
 
-    def _answer(self, worker: str) -> dict[str, Any]:
-        """Tell an agent how long its beat is good for, what gateways have on its engine, and what it is to do."""
-        standing = self._roster.standing(worker)
-        orders = {"state": standing.order.label, "adapters": None}
+    def _answer(self, beat: Beat) -> dict[str, Any]:
+        """
+        Tell an agent how long its beat is good for, what gateways have on its engine, and what it is to do.
+
+        Its LoRA adapters are told where its pool is declared; null leaves it with those it was started with.
+        """
+        standing, adapters = self._roster.standing(beat.worker), self._adapters_of(beat.pool)
+        orders = {"state": standing.order.label, "adapters": None if adapters is None else dict(adapters)}
         return {"lease_s": self._lease_s, "in_flight": standing.in_flight, "orders": orders}
 
     def _pass_on(self, reading: EngineReading, *, is_last: bool) -> None:

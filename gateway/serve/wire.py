@@ -10,6 +10,7 @@ import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -190,12 +191,19 @@ class ConnectionPool:
     Idle connections per engine, the most recently used first. Decides without awaiting; only connecting waits.
 
     *connections_max* bounds those to one engine, idle or not: one that hangs must not take all of a gateway's sockets.
+    *ca* is a file with the authority of the engines' certificates, beside those that the system knows. Raises OSError
+    if it cannot be read.
     """
 
-    def __init__(self, *, connect_timeout_s: float, keep_alive_s: float, connections_max: int = 1024) -> None:
+    def __init__(
+        self, *, connect_timeout_s: float, keep_alive_s: float, connections_max: int = 1024, ca: Path | None = None
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._keep_alive_s = keep_alive_s
         self._connections_max = connections_max
+        self._trusted = ssl.create_default_context()
+        if ca is not None:
+            self._trusted.load_verify_locations(ca)
         self._idle: dict[str, list[Connection]] = {}
         self._open: Counter[str] = Counter()  # connections to each engine, those that are being made included
 
@@ -242,7 +250,7 @@ class ConnectionPool:
     async def _connect(self, url: str) -> Connection:
         parts = urlsplit(url)
         assert parts.hostname, f"a worker's url has no host: {url}"
-        secure = ssl.create_default_context() if parts.scheme == "https" else None
+        secure = self._trusted if parts.scheme == "https" else None
         port = parts.port or (443 if secure else 80)
         loop = asyncio.get_running_loop()
         try:

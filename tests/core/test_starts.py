@@ -1,5 +1,7 @@
 """Starting workers are capacity that is known to come, once a start of their pool was seen."""
 
+from dataclasses import replace
+
 from gateway.core.eta import Coming
 from gateway.core.roster import Beat, WorkerState
 from gateway.core.starts import Starts
@@ -69,3 +71,17 @@ def test_a_start_that_fails_or_vanishes_is_not_expected_any_more():
         starts.look(gone, now_s)
         assert starts.coming("p", now_s) == []
     assert repr(starts) == "<Starts [0 under way, 1 pools known]>"
+
+
+def test_what_an_agent_says_of_its_start_goes_before_what_was_learnt():
+    starts, now_s = started(60)
+    starts.look([replace(beat(state=WorkerState.DOWNLOADING), ready_in_s=400.0)], now_s)
+    assert starts.coming("p", now_s + 10) == [Coming(now_s + 400, 8)]
+    starts.look([beat()], now_s + 20)
+    assert starts.coming("p", now_s + 20) == [Coming(now_s + 60, 8)], "one that does not know is taken for the mean"
+
+
+def test_an_agent_that_knows_is_believed_before_any_start_was_seen():
+    starts = Starts()
+    starts.look([replace(beat(), ready_in_s=30.0)], 5)
+    assert starts.coming("p", 5) == [Coming(35, 8)]

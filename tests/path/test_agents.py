@@ -3,6 +3,9 @@
 import httpx
 import pytest
 
+from gateway.core.worker_tokens import pool_token
+from tests.path.test_pools import apply
+
 BEAT = {
     "pool": "tiny",
     "models": ["tiny"],
@@ -63,6 +66,26 @@ async def test_of_many_beats_the_journal_gets_the_first_and_the_last_counters(ag
     await beat(http, prompt_tokens_total=12, state="draining")
     await path.gateway.aclose()
     assert readings(path) == [0, 12]
+
+
+async def test_a_pools_token_speaks_for_workers_of_that_pool_alone(agent):
+    _, http = agent
+    bound = {"authorization": f"Bearer {pool_token('secret', 'tiny')}"}
+    assert (await http.post("/w9/beat", json=BEAT, headers=bound)).status_code == 200
+    refused = await http.post("/w8/beat", json=BEAT | {"pool": "other"}, headers=bound)
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "worker_token_of_other_pool"
+    await http.post("/w7/beat", json=BEAT | {"pool": "other"})
+    for answer in (await http.post("/w7/beat", json=BEAT, headers=bound), await http.delete("/w7", headers=bound)):
+        assert answer.status_code == 401, "a worker of another pool is neither taken over nor struck off"
+        assert "'tiny', not for 'other'" in answer.json()["error"]["message"]
+    assert (await http.delete("/w9", headers=bound)).status_code == 200
+
+
+async def test_adapters_are_told_to_workers_of_a_pool_that_is_declared(agent):
+    path, http = agent
+    await apply(path, "pools: {tiny: {model: tiny, serves: [tiny], adapters: {poet: Acme/poet-lora}}}")
+    assert (await beat(http)).json()["orders"]["adapters"] == {"poet": "Acme/poet-lora"}
 
 
 @pytest.mark.parametrize(

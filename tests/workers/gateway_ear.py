@@ -1,6 +1,7 @@
 """A receiver for beats: real HTTP, remembers all it hears, and can be made to refuse."""
 
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,18 +12,22 @@ TOKEN = "worker-token"
 class GatewayEar:
     """Listens as a gateway does to its workers; tests wait on what it hears."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.beats: list[dict] = []
         self.goodbyes: list[str] = []
         self.token = TOKEN
         self.says: dict = {}  # in its answers, beside the lease
         self._heard = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self._scheme = "https" if tls else "http"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        host = "localhost" if self._scheme == "https" else "127.0.0.1"
+        return f"{self._scheme}://{host}:{self._server.server_port}"
 
     @property
     def states(self) -> list[str]:

@@ -41,6 +41,12 @@ class Agent:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
+    def until_logged(self, name: str, within_s: float = 30) -> None:
+        deadline = time.monotonic() + within_s
+        while not self.events(name):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 

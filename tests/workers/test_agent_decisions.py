@@ -9,7 +9,8 @@ import pytest
 from workers.agent.backoff import Backoff
 from workers.agent.causes import describe, describe_exit, last_error
 from workers.agent.engine import Progress
-from workers.agent.status import Status, WorkerState
+from workers.agent.status import Status
+from workers.agent.worker_state import WorkerState
 from workers.engines import vllm
 from workers.engines.launch import EngineOptions
 from workers.engines.vllm import EngineMetrics, cpu_kv_cache_gib, scrape

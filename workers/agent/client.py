@@ -7,6 +7,8 @@ import httpx
 
 from workers.engines.vllm import EngineMetrics, scrape
 
+_ADAPTER_TIMEOUT_S = 120.0  # read from a disk that may be a network's
+_QUOTED_CHARACTERS_MAX = 300
 _HEALTH_TIMEOUT_S = 5.0  # a server busy with a thousand streams may take a second to get to it
 # A first request this long also mends a fault of vLLM 0.32 on CPUs with AMX: its own bfloat16 kernels, which short
 # prompts meet first, use tiles without asking the kernel for leave, and die of an illegal instruction. A matrix of some
@@ -19,6 +21,10 @@ class EngineSilent(Exception):  # noqa: N818 (what it says is the point)
     """The engine gave no answer, or not the one that was asked for."""
 
 
+class EngineRefused(Exception):  # noqa: N818
+    """The engine did not do what it was told; says why in its words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A completion that came back, and the tokens it cost."""
@@ -28,11 +34,15 @@ class Probe:
 
 
 class EngineClient:
-    """Talks to one engine process."""
+    """
+    Talks to one engine process, the agent's own child.
+
+    Its certificate is for the name that gateways know it by, not for this way to it, so it is not checked here.
+    """
 
     def __init__(self, url: str, api_key: str) -> None:
-        headers = {"authorization": f"Bearer {api_key}"}
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=_HEALTH_TIMEOUT_S, trust_env=False)
+        headers, limit_s = {"authorization": f"Bearer {api_key}"}, _HEALTH_TIMEOUT_S
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=limit_s, trust_env=False, verify=False)  # noqa: S501
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -66,11 +76,37 @@ class EngineClient:
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             raise EngineSilent(_words(error, timeout_s)) from error
 
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Have the LoRA adapter in *folder* answer to *name*. Raises EngineRefused, EngineSilent."""
+        await self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder}, _ADAPTER_TIMEOUT_S)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take the LoRA adapter *name* off. Raises EngineRefused, EngineSilent."""
+        await self._tell("/v1/unload_lora_adapter", {"lora_name": name}, _ADAPTER_TIMEOUT_S)
+
+    async def _tell(self, path: str, body: dict[str, Any], timeout_s: float) -> None:
+        try:
+            answer = await self._http.post(path, json=body, timeout=timeout_s)
+        except httpx.HTTPError as error:
+            raise EngineSilent(_words(error, timeout_s)) from error
+        if not answer.is_success:
+            raise EngineRefused(f"{answer.status_code}: {_message(answer)}")
+
     async def _get(self, path: str) -> httpx.Response:
         try:
             return (await self._http.get(path)).raise_for_status()
         except httpx.HTTPError as error:
             raise EngineSilent(f"{path}: {_words(error, _HEALTH_TIMEOUT_S)}") from error
+
+
+def _message(answer: httpx.Response) -> str:
+    """Give what an error answer says, in OpenAI's form or any other, shortened."""
+    try:
+        said = answer.json()
+        text = str(said.get("error", said).get("message", said))
+    except (ValueError, AttributeError):
+        text = answer.text
+    return text[:_QUOTED_CHARACTERS_MAX]
 
 
 def _words(error: Exception, timeout_s: float) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from workers.agent.adapters import Adapters
 from workers.agent.causes import describe, describe_exit
 from workers.agent.client import EngineClient, EngineSilent
 from workers.agent.options import WorkerOptions
 from workers.agent.process import EngineProcess
-from workers.agent.status import Status, WorkerState
+from workers.agent.status import Status
+from workers.agent.worker_state import WorkerState
 from workers.engines import sim_launch, vllm
 from workers.engines.launch import EngineOptions, Launch
 from workers.engines.vllm import EngineMetrics
@@ -49,10 +51,11 @@ class Progress:
 class EngineLife:
     """An engine process with the agent's view of it. *status* is kept up to date throughout."""
 
-    def __init__(self, options: WorkerOptions, model: str, status: Status) -> None:
+    def __init__(self, options: WorkerOptions, model: str, status: Status, adapters: Adapters) -> None:
         self._options = options
         self._model = model
         self._status = status
+        self._adapters = adapters
         self._process: EngineProcess | None = None
         self._client: EngineClient | None = None
         self._ready_since_s: float | None = None
@@ -102,9 +105,10 @@ class EngineLife:
         options, key = self._options, secrets.token_urlsafe(32)
         port = options.port or free_port(options.host)
         launch = engine_launch(options, self._model, port, key)
-        self._status.begin_engine(f"http://{options.advertise_host}:{port}", key)
+        scheme = "https" if options.tls.cert else "http"
+        self._status.begin_engine(f"{scheme}://{options.advertise_host}:{port}", key)
         self._process = await EngineProcess.start(launch, options.record_path, options.log_path)
-        self._client = EngineClient(f"http://{_reachable(options.host)}:{port}", key)
+        self._client = EngineClient(f"{scheme}://{_reachable(options.host)}:{port}", key)
         self._status.change(WorkerState.LOADING, self._status.cause)
         log.info("engine_started", pid=self._process.pid, url=self._status.url, log=str(options.log_path))
 
@@ -119,11 +123,15 @@ class EngineLife:
         self._ready_since_s = time.monotonic()
         self._status.change(WorkerState.READY)
         log.info("worker_ready", url=self._status.url, models=self._status.models)
-        scraping = asyncio.ensure_future(self._scrape_for_ever())
+        beside = [asyncio.ensure_future(self._scrape_for_ever())]
+        if self._options.adapters_max:
+            beside.append(asyncio.ensure_future(self._adapters.keep(self._running_client())))
         try:
             return await self._watch_health()
         finally:
-            scraping.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     async def _became_healthy(self) -> bool:
         deadline_s = time.monotonic() + self._options.start_s
@@ -194,6 +202,11 @@ def engine_launch(options: WorkerOptions, model: str, port: int, api_key: str) -
         threads=options.threads,
         is_on_cpu=is_on_cpu,
         extra_args=options.engine_args,
+        parallel=options.parallel,
+        adapters_max=options.adapters_max,
+        cert=options.tls.cert,
+        key=options.tls.key,
+        env=options.engine_env,
     )
     return vllm.launch(engine_options) if options.engine == "vllm" else sim_launch.launch(engine_options)
 

@@ -1,22 +1,13 @@
 """What an agent knows of its engine, and the beat it tells of it."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
+from workers.agent.stages import Stages
+from workers.agent.worker_state import WorkerState
 from workers.engines.vllm import EngineMetrics
-
-
-class WorkerState(Enum):
-    """Where a worker is in its life; gateways know the same words. Only a ready one gets requests."""
-
-    STARTING = "starting"
-    LOADING = "loading"
-    WARMING = "warming"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,7 +16,8 @@ class Status:
     A worker at this moment. Whoever must hear of changes at once adds an event to *listeners*.
 
     `probe_*` are the tokens of the agent's own requests within the engine's counters, as the gateways subtract them.
-    *engine* is its kind: gateways tell drills by it whether an engine is simulated.
+    *engine* is its kind: gateways tell drills by it whether an engine is simulated. *stages* know how long a start
+    takes; *progress* says in words how far a download is, *adapter_trouble* which LoRA adapters are missing and why.
     """
 
     pool: str
@@ -42,6 +34,9 @@ class Status:
     probe_completion_tokens: int = 0
     restarts: int = 0
     cause: str = ""
+    stages: Stages | None = None
+    progress: str = ""
+    adapter_trouble: str = ""
     listeners: set[asyncio.Event] = field(default_factory=set, repr=False)
 
     def change(self, state: WorkerState, cause: str = "") -> None:
@@ -49,6 +44,12 @@ class Status:
         if self.state is WorkerState.DRAINING:
             state = self.state
         self.state, self.cause = state, cause
+        if self.stages is not None:
+            self.stages.enter(state, time.monotonic())
+        self.tell()
+
+    def tell(self) -> None:
+        """Have the listeners told that something has changed."""
         for listener in self.listeners:
             listener.set()
 
@@ -84,6 +85,12 @@ class Status:
             "probe_completion_tokens": self.probe_completion_tokens,
             "preemptions_total": metrics.preemptions_total,
             "restarts": self.restarts,
-            "cause": self.cause,
+            "cause": self.cause or self.adapter_trouble,
             "engine": self.engine,
+            "ready_in_s": self._ready_in_s(),
+            "progress": self.progress,
         }
+
+    def _ready_in_s(self) -> float | None:
+        left_s = self.stages.left_s(time.monotonic()) if self.stages is not None else None
+        return None if left_s is None else round(left_s, 1)

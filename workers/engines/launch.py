@@ -3,11 +3,19 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.engines.parallel import Parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How an engine is to run. *model* is a folder; *extra_args* go to the engine as they are and win over ours."""
+    """
+    How an engine is to run. *model* is a folder; *extra_args* go to the engine as they are and win over ours.
+
+    *adapters_max* is how many LoRA adapters it may hold at once; with 0 it takes none. With *cert* and *key* it speaks
+    https. *env* is added to its environment.
+    """
 
     model: str
     served_names: tuple[str, ...]
@@ -20,6 +28,11 @@ class EngineOptions:
     threads: int = 1
     is_on_cpu: bool = True
     extra_args: tuple[str, ...] = ()
+    parallel: Parallel = field(default_factory=Parallel)
+    adapters_max: int = 0
+    cert: Path | None = None
+    key: Path | None = None
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -26,16 +27,18 @@ from workers.engines.sim_http import Connection
 _BACKLOG = 4096  # connections that may arrive at once: a burst of streams opens that many
 
 
-async def serve(config: SimConfig, host: str, port: int, ready: Callable[[str], None]) -> None:
+async def serve(
+    config: SimConfig, host: str, port: int, ready: Callable[[str], None], tls: ssl.SSLContext | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; *ready* gets the URL once connections are accepted."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     engine = Engine(config)
-    server = await loop.create_server(partial(Connection, engine.serve), host, port, backlog=_BACKLOG)
+    server = await loop.create_server(partial(Connection, engine.serve), host, port, backlog=_BACKLOG, ssl=tls)
     try:
-        ready(f"http://{host}:{server.sockets[0].getsockname()[1]}")
+        ready(f"{'https' if tls else 'http'}://{host}:{server.sockets[0].getsockname()[1]}")
         await stopped.wait()
     finally:
         server.close()
@@ -47,9 +50,17 @@ def main() -> None:
     if options.cache_blocks * BLOCK_TOKENS < options.max_model_len:
         sys.exit(f"--cache-blocks {options.cache_blocks}: a context of {options.max_model_len} tokens would not fit")
     try:
-        uvloop.run(serve(_config(options), options.host, options.port, _announce))
+        uvloop.run(serve(_config(options), options.host, options.port, _announce, _tls(options)))
     except OSError as error:
         sys.exit(f"cannot listen on {options.host}:{options.port}: {error.strerror}")
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.ssl_certfile is None:
+        return None
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+    return tls
 
 
 def _announce(url: str) -> None:
@@ -83,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=0, help="0 takes a free one")
+    add("--ssl-certfile", help="a certificate (PEM): it serves https")
+    add("--ssl-keyfile", help="the certificate's private key (PEM)")
     add("--model", default="tiny", help="the name it serves, unless --served-model-name says otherwise")
     add("--served-model-name", nargs="+", help="names it serves; it answers with the first")
     add("--max-model-len", type=int, default=4096, help="context length in tokens")

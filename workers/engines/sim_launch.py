@@ -12,4 +12,6 @@ def launch(options: EngineOptions) -> Launch:
     argv += ["--max-num-seqs", str(options.max_num_seqs), "--max-num-batched-tokens", str(options.max_batched_tokens)]
     if options.max_model_len is not None:
         argv += ["--max-model-len", str(options.max_model_len)]
+    if options.cert is not None and options.key is not None:
+        argv += ["--ssl-certfile", str(options.cert), "--ssl-keyfile", str(options.key)]
     return Launch((*argv, *options.extra_args), {**inherited_environment(), "VLLM_API_KEY": options.api_key})

@@ -18,6 +18,7 @@ from workers.errors import WorkerError
 # The module behind `vllm serve`. The console script fails for the CPU build (it asks for metadata of a package named
 # vllm), and vllm.entrypoints.openai.api_server is deprecated in favour of this one.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
+_FOLLOWER_MODULE = "workers.engines.vllm_follower"
 _CPU_CONTEXT_TOKENS_MAX = 8192  # a CPU prefills hundreds of tokens a second: longer contexts only cost memory
 _CPU_FULL_CONTEXTS = 4  # sequences of full length that the KV cache holds
 _GIB = 1 << 30
@@ -63,11 +64,15 @@ def is_cpu_build() -> bool:
 
 def launch(options: EngineOptions) -> Launch:
     """Give the command and environment that serve *options*; raises WorkerError if config.json cannot be read."""
-    argv = [sys.executable, "-m", _MODULE, "--model", options.model, "--served-model-name", *options.served_names]
-    argv += ["--host", options.host, "--port", str(options.port)]
+    module = _MODULE if options.parallel.is_leader else _FOLLOWER_MODULE
+    argv = [sys.executable, "-m", module, "--model", options.model, "--served-model-name", *options.served_names]
     argv += ["--max-num-seqs", str(options.max_num_seqs), "--max-num-batched-tokens", str(options.max_batched_tokens)]
-    argv += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+    argv += [*options.parallel.arguments(), *_lora_arguments(options)]
+    if options.parallel.is_leader:
+        argv += _server_arguments(options)
     env = {**inherited_environment(), **_QUIET, "VLLM_API_KEY": options.api_key}
+    if options.adapters_max:
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     max_model_len = options.max_model_len
     if options.is_on_cpu:
         config = _read_config(Path(options.model))
@@ -77,7 +82,22 @@ def launch(options: EngineOptions) -> Launch:
             env.setdefault(name, value)
     if max_model_len is not None:
         argv += ["--max-model-len", str(max_model_len)]
-    return Launch((*argv, *options.extra_args), env)
+    return Launch((*argv, *options.extra_args), {**env, **dict(options.env)})
+
+
+def _server_arguments(options: EngineOptions) -> list[str]:
+    arguments = ["--host", options.host, "--port", str(options.port)]
+    arguments += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
+    if options.cert is not None and options.key is not None:
+        arguments += ["--ssl-certfile", str(options.cert), "--ssl-keyfile", str(options.key)]
+    return arguments
+
+
+def _lora_arguments(options: EngineOptions) -> list[str]:
+    """Ask for room for adapters: on the device for all of them, so that none waits for another to be swapped out."""
+    if not options.adapters_max:
+        return []
+    return ["--enable-lora", "--max-loras", str(options.adapters_max)]
 
 
 def _cpu_environment(config: Mapping[str, Any], max_model_len: int, threads: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """How far a transfer is, for a terminal as a bar and for everything else as lines now and then."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Protocol, TextIO
 from workers.hub.ids import size_text
 
 LINE_S = 10.0  # between two lines of a transfer in a log
+REPORT_S = 1.0  # between two reports to another process
 
 
 class Progress(Protocol):
@@ -75,6 +77,30 @@ class Lines:
         if rate <= 0 or bytes_done >= self._total:
             return ""
         return f", {size_text(int(rate))}/s, {int((self._total - bytes_done) / rate)} s to go"
+
+
+class Reports:
+    """Passes everything on to *shown*, and writes once a second where a step is, one JSON object a line."""
+
+    def __init__(
+        self, shown: Progress, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._shown, self._write, self._clock = shown, write, clock
+        self._total = 0
+        self._due = 0.0
+
+    def start(self, what: str, bytes_total: int) -> None:
+        self._total, self._due = bytes_total, 0.0
+        self._shown.start(what, bytes_total)
+
+    def at(self, bytes_done: int) -> None:
+        self._shown.at(bytes_done)
+        if self._clock() >= self._due:
+            self._due = self._clock() + REPORT_S
+            self._write(json.dumps({"bytes_done": bytes_done, "bytes_total": self._total}))
+
+    def note(self, text: str) -> None:
+        self._shown.note(text)
 
 
 @contextlib.contextmanager

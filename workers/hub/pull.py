@@ -1,8 +1,9 @@
 """
 Bring a model from ModelScope onto this disk, once per commit whatever the number of those who want it.
 
-As a command, `python -m workers.hub.pull` reads one JSON line from standard input (the model, the folder, the hub) and
-ends with one JSON line: {"path": …} or {"error": …}; a worker's agent runs it so, to be able to end it half-way.
+As a command, `python -m workers.hub.pull` reads one JSON line from standard input (the model, the folder, the hub),
+writes how far it is, {"bytes_done": …, "bytes_total": …}, and ends with {"path": …} or {"error": …}; a worker's agent
+runs it so, to be able to end it half-way.
 """
 
 import json
@@ -11,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from workers.hub.client import Hub, Listing, Session, session
 from workers.hub.ids import ModelRef, parse_ref, size_text
 from workers.hub.lock import LockLost, Owner, PullLock, held
 from workers.hub.manifest import FileEntry, Manifest, digest
-from workers.hub.progress import Progress, watching
+from workers.hub.progress import Progress, Reports, watching
 from workers.hub.store import ModelStore, Stored
 
 DISK_RESERVE_BYTES = 256 << 20  # for manifests, locks and everybody else on that disk
@@ -164,7 +166,8 @@ def ask(model: str, revision: str | None, folder: Path, hub: Hub) -> str:
 def _answer(asked: dict[str, Any]) -> dict[str, str]:
     hub = Hub(asked["endpoint"], asked["token"])
     try:
-        with watching() as progress:
+        with watching() as shown:
+            progress = Reports(shown, partial(print, flush=True))
             ref = parse_ref(asked["model"], asked["revision"])
             return {"path": str(ensure(Pull(ref, ModelStore(Path(asked["dir"])), hub, progress)).folder)}
     except WorkerError as error:

@@ -15,7 +15,8 @@ from functools import partial
 import uvloop
 
 from workers.agent.beats import Beater
-from workers.agent.status import Status, WorkerState
+from workers.agent.status import Status
+from workers.agent.worker_state import WorkerState
 from workers.engines.sim_batch import Pace
 from workers.engines.sim_engine import Engine, SimConfig
 from workers.engines.sim_http import Connection
