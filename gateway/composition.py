@@ -11,9 +11,9 @@ from math import inf
 from redis.asyncio import Redis
 
 from gateway.core.credit import CreditMode
+from gateway.core.health import HealthRules
 from gateway.core.pools import PoolSpec
 from gateway.core.scaling import ScaleRules
-from gateway.core.health import HealthRules
 from gateway.ports.queue import AdmissionQueue
 from gateway.settings import Settings
 from gateway.stores.budget_feed import BudgetFeed, FedJournal
@@ -29,6 +29,7 @@ from gateway.stores.redis import RedisQueue
 from gateway.stores.redis_demand import RedisDemand
 from gateway.stores.redis_holds import RedisHolds
 from gateway.stores.redis_jobs import JobTimes, RedisJobs
+from gateway.stores.redis_returns import RedisReturns
 from gateway.stores.redis_roster import RedisRoster
 from gateway.stores.shipper import Shipper
 from gateway.stores.spool import FileSpool
@@ -74,6 +75,13 @@ def make_shipper(settings: Settings, spool: FileSpool, database: Database, feed:
     )
     journal = FedJournal(SqlJournal(database), feed)
     return Shipper(spool, journal, opens, interval_s=of.ship_interval_s, batch=of.ship_batch, on_recovered=feed.forget)
+
+
+def make_returns(settings: Settings, redis: Redis | None, owner: str) -> RedisReturns | None:
+    """Make what tells the other gateways of requests that come again; None where there is no Redis to tell through."""
+    if redis is None:
+        return None
+    return RedisReturns(redis, owner, store_timeout_s=settings.queue.store_timeout_s)
 
 
 def make_holds(settings: Settings, redis: Redis | None, owner: str, feed: BudgetFeed) -> MemoryHolds | RedisHolds:

@@ -66,7 +66,7 @@ class Vitals:
             "database": Component(self.shipper.is_shipping and self.directory.is_fresh, False, {}),
             "directory": Component(version > 0, True, {"version": version}),
             "workers": self._workers_component(),
-            "serving": Component(not self.admission.is_draining, True, {}),
+            "serving": Component(not self.admission.drain.is_announced, True, {}),
         }
         if self.are_holds_shared is not None:
             parts["redis"] = Component(not self._is_degraded(), False, {})

@@ -1,30 +1,23 @@
 """`sluice serve`: one gateway process, in the foreground, until SIGTERM or Ctrl-C."""
 
-import asyncio
-import contextlib
 import gc
 import resource
-import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
-import uvicorn
 import uvloop
 
 from gateway.app import Gateway
+from gateway.commands.server import GatewayServer
 from gateway.errors import InvalidInput
-from gateway.serve.protocol import SluiceProtocol
 from gateway.settings import Settings, load_settings
 from gateway.telemetry.logs import configure_logs
 
 # Connections that the kernel keeps for us while the loop is busy: thousands of clients may arrive in the same second.
 BACKLOG = 4096
-# How long an idle client connection is kept: more than a browser's or an SDK's pause between two turns of a chat.
-KEEP_ALIVE_S = 75
 # Net allocations before the youngest are looked through for cycles: some hundred requests' worth, not one's.
 COLLECT_EVERY = 20_000
 
@@ -40,7 +33,8 @@ def serve(
     """
     Run one gateway. Everything else is set by sluice.yaml or SLUICE_* variables: see docs/operators.md.
 
-    SIGTERM stops accepting, lets requests end for up to `drain_s`, and leaves what could not be shipped in the spool.
+    SIGTERM makes /readyz say no for `drain_announce_s`, stops accepting, lets requests end for up to `drain_s`, and
+    leaves what could not be shipped in the spool.
     """
     settings = load_settings(config=config, home=home, host=host, port=port)
     configure_logs(settings.log_format, settings.log_level)
@@ -51,59 +45,15 @@ def serve(
 
 async def _run(settings: Settings, listener: socket.socket) -> None:
     gateway = Gateway(settings)
-    server = _Server(
-        uvicorn.Config(
-            gateway.edge,
-            http=SluiceProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-            backlog=BACKLOG,
-        ),
-        gateway,
-    )
+    server = GatewayServer(gateway, settings, listener, BACKLOG)
     await gateway.start()
     _spare_the_collector()
     try:
         address, port = listener.getsockname()[:2]
         log.info("listening", url=f"http://{address}:{port}", gateway=settings.gateway_id)
-        await server.serve(sockets=[listener])
+        await server.run_until_stopped()
     finally:
         await gateway.aclose()
-
-
-class _Server(uvicorn.Server):
-    """
-    uvicorn's server with other signal handling.
-
-    uvicorn raises the signal again once its connections are closed, which would end the process before the spool is.
-    """
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop at the first SIGTERM or SIGINT, hurry at the second."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        yield
-
-    def _stop(self, number: signal.Signals) -> None:
-        if self.should_exit:
-            log.info("hurrying", signal=number.name, requests=len(self.server_state.tasks))
-            for task in self.server_state.tasks:
-                task.cancel()
-            return
-        log.info("draining", signal=number.name, requests=len(self.server_state.tasks))
-        self._gateway.begin_drain()
-        self.should_exit = True
 
 
 def _listen(settings: Settings) -> socket.socket:

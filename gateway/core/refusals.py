@@ -66,6 +66,15 @@ def no_worker(pool: str, service_class: ServiceClass, hold_s_max: float, eta_s: 
     return _refuse(Outcome.NO_WORKER, f"{message} of the class {service_class.label} may wait for one.", limit)
 
 
+def draining() -> Refused:
+    """Send a request to another gateway, as this one goes before its turn would come."""
+    message = (
+        "This gateway is shutting down before this request's turn would come. Retry at once: another gateway answers, "
+        "and knows how long it has waited."
+    )
+    return Refused(Outcome.DRAINING, message, retry_after_s=RETRY_AFTER_S_MIN, should_retry=True)
+
+
 def _limit(
     name: str, scope: str, of: str, *, current: float, allowed: float, clears_in_s: float | None
 ) -> dict[str, Any]:

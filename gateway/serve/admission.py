@@ -5,42 +5,40 @@ A request that has its turn when no worker can serve it (the last one has just g
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
 
+from gateway.core.affinity import Chain
+from gateway.core.chain import of_session
 from gateway.core.directory import Model, ServiceClass
+from gateway.core.drain import Drain
 from gateway.core.eta import Place
 from gateway.core.outcome import Outcome
 from gateway.core.prediction import Predictor
-from gateway.core.refusals import no_worker
+from gateway.core.refusals import draining, no_worker
 from gateway.core.returns import Returns, mark
 from gateway.core.scheduling import Ticket
 from gateway.core.starts import Starts
 from gateway.errors import Refused, StoreUnavailable
 from gateway.ports.queue import AdmissionQueue, Whereabouts
+from gateway.ports.returns import ReturnStore
 from gateway.ports.roster import Roster
+from gateway.serve.class_limits import ClassLimits
 from gateway.serve.lines import PoolLine
 from gateway.serve.metering import MeterRecord
 from gateway.serve.placement import Place as WorkerPlace
 from gateway.serve.placement import Placement
+from gateway.serve.work_meter import WorkMeter
 
-RETRY_WHEN_DRAINING_S = 1
 AGAIN_S = 0.25  # before a request that no worker could serve takes its turn again: as often as pools are counted anew
 CLIENT_ID_HEADER = b"x-client-request-id"
 CLIENT_ID_BYTES_MAX = 512  # as OpenAI has it; a longer one is not remembered
 IDEMPOTENCY_HEADER = b"idempotency-key"
+SESSION_HEADER = b"x-session-id"
 LEARN_EVERY = 4  # countings between two looks at workers that start
 
 _NAMELESS = nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class WaitLimits:
-    """The most seconds that a request of each class may wait: in line, and in front of a pool without any worker."""
-
-    wait_s_max: Mapping[ServiceClass, float]
-    hold_s_max: Mapping[ServiceClass, float]
 
 
 class Admission:
@@ -56,8 +54,11 @@ class Admission:
         roster: Roster,
         placement: Placement,
         predictor: Predictor,
-        limits: WaitLimits,
+        limits: ClassLimits,
         now_ms: Callable[[], int],
+        starts: Starts | None = None,
+        meter: WorkMeter | None = None,
+        returns: ReturnStore | None = None,
     ) -> None:
         self._make_queue = make_queue
         self._roster = roster
@@ -68,10 +69,11 @@ class Admission:
         self._lines: dict[str, PoolLine] = {}
         self._waiting: dict[str, PoolLine] = {}  # by request id; those that wait here
         self._ids: dict[tuple[str, bytes], str] = {}  # what callers call the requests that they have here
-        self._returns = Returns()
-        self._starts = Starts()
+        self._returns = Returns() if returns is None else returns
+        self._starts = starts or Starts()
+        self._meter = meter or WorkMeter(time.monotonic)
         self._countings = 0
-        self.is_draining = False
+        self.drain = Drain()
 
     @property
     def queues(self) -> Mapping[str, AdmissionQueue]:
@@ -86,9 +88,6 @@ class Admission:
         Raises Refused: QUEUE_FULL, WAIT_TOO_LONG, NO_WORKER if no worker came within the class's limit, DRAINING,
         SPOOL_UNAVAILABLE at once if what it costs could not be recorded.
         """
-        if self.is_draining:
-            message = "This gateway is shutting down. Retry at once: another one answers."
-            raise Refused(Outcome.DRAINING, message, retry_after_s=RETRY_WHEN_DRAINING_S)
         record.check()
         line = await self._line(model.pool)
         with self._named(record) if CLIENT_ID_HEADER in record.headers else _NAMELESS:
@@ -97,19 +96,26 @@ class Admission:
                 try:
                     yield place
                 finally:
+                    self._meter.leave(record.id)
                     self._predictor.learn(record.admitted.tenant, record.parsed, record.seen)
+                    self._placement.learn(place, record.seen)
 
     async def _wait(self, stack: AsyncExitStack, line: PoolLine, record: MeterRecord) -> WorkerPlace:
         """Wait for a slot and a place on a worker, with a new ticket; a request that goes away may come again."""
-        ticket = self._ticket(record)
+        ticket = self._ticket(record, line.pool)
         self._waiting[record.id] = line
+        self._meter.enter(line.pool, ticket)
         try:
             place = await self._place(stack, line, ticket, record)
-        except BaseException:
+        except BaseException as error:
+            self._meter.leave(ticket.id)
             self._returns.note(_mark(record), ticket.arrived_ms - ticket.head_start_ms)
+            if isinstance(error, Refused) and self._is_by_drain(error):
+                raise draining() from error
             raise
         finally:
             del self._waiting[record.id]
+        self._meter.start(ticket.id, lambda: record.spent)
         record.granted_ms = self._now_ms()
         record.queue_ms = max(0, record.granted_ms - ticket.arrived_ms)  # the clock may have been set back
         return place
@@ -118,11 +124,12 @@ class Admission:
         """Enter a slot and then a place on a worker into *stack*, as often as it takes."""
         service_class = ticket.service_class
         self._check_start(line, service_class)
-        async with line.hold(service_class, self._limits.hold_s_max[service_class]) as hold:
+        async with line.hold(ticket, self._limits.of(line.pool).hold_s_max[service_class]) as hold:
             while True:
                 await stack.enter_async_context(line.queue.slot(ticket, lambda: record.spent))
                 try:
-                    return await stack.enter_async_context(self._placement.place(line.pool, record.parsed))
+                    place = self._placement.place(line.pool, record.parsed, record.id, _session_chain(record))
+                    return await stack.enter_async_context(place)
                 except Refused:  # no worker that is ready has the model
                     await stack.aclose()
                     hold.begin()
@@ -132,19 +139,20 @@ class Admission:
         """Refuse at once who would be held in vain: the next worker is known to be ready later than that."""
         if line.has_capacity:
             return
-        now_s, allowed_s = self._now_ms() / 1000, self._limits.hold_s_max[service_class]
+        now_s, allowed_s = self._now_ms() / 1000, self._limits.of(line.pool).hold_s_max[service_class]
         at_s = min((coming.at_s for coming in self._starts.coming(line.pool, now_s)), default=now_s)
         if at_s - now_s > allowed_s:
             raise no_worker(line.pool, service_class, allowed_s, at_s - now_s)
 
     # Tickets.
 
-    def _ticket(self, record: MeterRecord) -> Ticket:
+    def _ticket(self, record: MeterRecord, pool: str) -> Ticket:
         caller, wishes, request = record.admitted, record.wished, record.parsed
         now_ms = self._now_ms()
-        wait_s_max = self._limits.wait_s_max[wishes.service_class]
+        wait_s_max = self._limits.of(pool).wait_s_max[wishes.service_class]
         if wishes.wait_s_max is not None:
             wait_s_max = min(wait_s_max, wishes.wait_s_max)
+        wait_s_max = max(0.0, min(wait_s_max, self.drain.wait_left_s(time.monotonic())))
         return Ticket(
             id=record.id,
             tenant=caller.tenant,
@@ -161,6 +169,26 @@ class Admission:
         """Tell when this request came for the first time: a job long ago, a retry when it was refused."""
         known_ms = self._returns.take(_mark(record), now_ms) if len(self._returns) else None
         return record.arrived_ms if known_ms is None else min(known_ms, record.arrived_ms)
+
+    # The way out.
+
+    def begin_drain(self, drain_s: float) -> None:
+        """
+        Send away whoever's turn will not come in time; the others go on, and have *drain_s* to end in all.
+
+        What still comes, on connections that are open, is treated alike. Everyone keeps its age, at other gateways too.
+        """
+        self.drain.begin(time.monotonic(), drain_s)
+        self._send_away()
+
+    def _send_away(self) -> None:
+        now_s = time.monotonic()
+        for line in self._lines.values():
+            line.send_away(lambda place: self.drain.is_in_vain(place.eta_s if place else None, now_s))
+
+    def _is_by_drain(self, refusal: Refused) -> bool:
+        """Tell whether a wait was too long for a gateway that goes, and for no other."""
+        return self.drain.has_begun and refusal.outcome is Outcome.WAIT_TOO_LONG
 
     # Who asks where a request stands.
 
@@ -215,6 +243,8 @@ class Admission:
         self._countings += 1
         for line in self._lines.values():
             self._resize(line)
+        if self.drain.has_begun:
+            self._send_away()
 
     def _resize(self, line: PoolLine) -> None:
         line.resize(self._roster.views(line.pool), self._starts.coming(line.pool, self._now_ms() / 1000))
@@ -235,6 +265,12 @@ class Admission:
         """Close every queue."""
         for line in self._lines.values():
             await line.queue.aclose()
+
+
+def _session_chain(record: MeterRecord) -> Chain | None:
+    """Give the prompt's chain with the key of the session that its caller names; None without a name."""
+    session = record.headers.get(SESSION_HEADER)
+    return of_session(record.parsed.chain, record.admitted.tenant, session) if session else None
 
 
 def _mark(record: MeterRecord) -> bytes:

@@ -37,7 +37,7 @@ class JobLane:
             await self.messenger.start()
 
     def begin_drain(self) -> None:
-        """Take no more jobs to run; those that run go on."""
+        """Take no more jobs to run, give back those that wait for an engine; those on one go on."""
         if self.runner:
             self.runner.begin_drain()
 

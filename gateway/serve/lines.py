@@ -6,14 +6,14 @@ wait in its line, each for as long as its class may be held.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from gateway.core.directory import ServiceClass
-from gateway.core.eta import Coming
-from gateway.core.refusals import no_worker
+from gateway.core.eta import Coming, Place
+from gateway.core.refusals import draining, no_worker
 from gateway.core.routing import PoolViews, slots
+from gateway.core.scheduling import Ticket
 from gateway.ports.queue import AdmissionQueue
 
 
@@ -36,9 +36,15 @@ class PoolLine:
             for hold in self._holds:
                 hold.end() if self.has_capacity else hold.begin()
 
-    def hold(self, service_class: ServiceClass, hold_s_max: float) -> "Hold":
+    def hold(self, ticket: Ticket, hold_s_max: float) -> "Hold":
         """Limit how long a request may wait without a worker; use it as an async context manager."""
-        return Hold(self, service_class, hold_s_max)
+        return Hold(self, ticket, hold_s_max)
+
+    def send_away(self, is_in_vain: Callable[[Place | None], bool]) -> None:
+        """End the wait of all that wait here in vain, given where each stands in line, if that is known."""
+        for hold in self._holds:
+            if is_in_vain(self.queue.place(hold.ticket.id)):
+                hold.send_away()
 
     def join(self, hold: "Hold") -> None:
         """Have *hold* told of changes."""
@@ -55,23 +61,34 @@ class PoolLine:
 
 
 class Hold:
-    """Ends the wait inside its block with Refused(NO_WORKER) once no worker could serve it for *hold_s_max*."""
+    """
+    Ends the wait inside its block with Refused(NO_WORKER) once no worker could serve it for *hold_s_max*.
 
-    def __init__(self, line: PoolLine, service_class: ServiceClass, hold_s_max: float) -> None:
+    Or with Refused(DRAINING), once the request is sent away.
+    """
+
+    def __init__(self, line: PoolLine, ticket: Ticket, hold_s_max: float) -> None:
+        self.ticket = ticket
         self._line = line
-        self._service_class = service_class
+        self._is_sent_away = False
         self._hold_s_max = hold_s_max
         self._timeout = asyncio.timeout(None)
 
     def begin(self) -> None:
         """Note that no worker can serve it from now on, unless that is known."""
-        if self._timeout.when() is None:
+        if self._timeout.when() is None and not self._is_sent_away:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._hold_s_max)
 
     def end(self) -> None:
         """Note that there is a worker again."""
-        if not self._timeout.expired():
+        if not self._timeout.expired() and not self._is_sent_away:
             self._timeout.reschedule(None)
+
+    def send_away(self) -> None:
+        """Have the request go to another gateway: here its turn would not come."""
+        if not self._timeout.expired():
+            self._is_sent_away = True
+            self._timeout.reschedule(asyncio.get_running_loop().time())
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
@@ -85,4 +102,6 @@ class Hold:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError as timeout:
-            raise no_worker(self._line.pool, self._service_class, self._hold_s_max, None) from timeout
+            if self._is_sent_away:
+                raise draining() from timeout
+            raise no_worker(self._line.pool, self.ticket.service_class, self._hold_s_max, None) from timeout

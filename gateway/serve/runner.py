@@ -104,8 +104,11 @@ class Runner:
         ]
 
     def begin_drain(self) -> None:
-        """Take no more jobs; those that run go on."""
+        """Take no more jobs, and give back at once those that no engine has seen; those on one go on."""
         self._is_draining = True
+        for run in self._runs.values():
+            if run.task is not None and not (run.is_on_engine or run.is_ending):
+                run.task.cancel()
 
     async def aclose(self, within_s: float = 0.0) -> None:
         """Let what runs end *within_s*, then give the rest back: other gateways run it from its beginning."""

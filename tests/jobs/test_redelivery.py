@@ -9,7 +9,7 @@ import pytest
 from gateway.core.jobs import JobResult, JobState
 from gateway.core.outcome import Outcome
 from gateway.serve.job_run import bare_event
-from tests.jobs.conftest import BODY
+from tests.jobs.conftest import BODY, PATH
 from tests.waiting import until
 
 pytestmark = pytest.mark.redis
@@ -118,3 +118,17 @@ async def test_a_gateway_that_drains_lets_its_jobs_end_and_takes_no_more(start_l
         await client.until(running, "completed")
         await path.gateway._lane.runner.aclose(5)
         assert (await client.status(waiting))["status"] == "queued"
+
+
+async def test_a_gateway_that_drains_gives_back_at_once_what_no_engine_has_seen(start_lane):
+    async with start_lane(count=1, jobs={"concurrency": 8}) as (path, client):
+        await path.beat(0, max_seqs=1)
+        busy = asyncio.create_task(client.http.post(PATH, json=BODY | {"max_tokens": 4000}))
+        await until(lambda: "tiny" in path.gateway._admission.queues and "[1 in flight, 0 waiting" in path.queue)
+        in_line = await client.ticket()
+        await until(lambda: " 1 waiting" in path.queue)
+        path.gateway.announce_drain()
+        await until(lambda: "0 running" in repr(path.gateway._lane.runner))
+        assert (await client.status(in_line))["status"] == "queued"
+        assert "[1 in flight, 0 waiting" in path.queue
+        busy.cancel()

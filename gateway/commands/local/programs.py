@@ -42,6 +42,7 @@ def gateway_program(settings: Settings, credentials: Credentials, redis_url: str
             "SLUICE_REDIS_URL": redis_url,
             "SLUICE_ADMIN_TOKEN": credentials.admin_token,
             "SLUICE_WORKER_TOKEN": credentials.worker_token,
+            "SLUICE_DRAIN_ANNOUNCE_S": "0",  # there is no other gateway to go to
         },
         log=home / "logs" / "gateway.log",
         stop_s_max=settings.drain_s + GATEWAY_STOP_MARGIN_S,
