@@ -115,10 +115,10 @@ class WorkerHealth:
         """
         Give how many of *credit_seqs* sequences it may have, with *in_flight* at it.
 
-        What an ejected worker still has leaves no hole in its pool's count of slots: they are its own until they end.
+        An ejected worker has all its credit, for requests that no other worker can serve.
         """
         if self.state is HealthState.EJECTED:
-            return min(credit_seqs, in_flight)
+            return credit_seqs
         if self.state is HealthState.HALF_OPEN:
             return min(credit_seqs, in_flight + (self._trying == 0))
         return self.slow_start.seqs(credit_seqs, now_s)

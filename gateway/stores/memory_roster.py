@@ -356,6 +356,7 @@ class MemoryRoster:
             credit_prefill_tokens=credit.prefill_tokens,
             prefill_tokens_per_s=credit.prefill_tokens_per_s,
             is_suspect=health.is_passed_over,
+            is_ejected=health.state is HealthState.EJECTED,
         )
 
     def _figures(self, entry: _Entry, now_s: float) -> WorkerFigures:
@@ -368,7 +369,7 @@ class MemoryRoster:
             reason=health.reason,
             left_s=None if health.until_s == inf else max(0.0, health.until_s - now_s),
             in_flight=view.in_flight,
-            credit_seqs=view.credit_seqs,
+            credit_seqs=view.slots,
             faults=dict(health.faults),
             ejections=health.ejections,
             first_tokens=health.first_tokens,

@@ -50,7 +50,7 @@ def chosen(roster):
 async def test_a_worker_whose_beats_are_well_but_which_cannot_be_reached_from_here_is_ejected(roster, clock):
     eject(roster)
     await roster.beat(beat("w1", max_seqs=64))
-    assert (view(roster).is_suspect, view(roster).free_seqs, chosen(roster)) == (True, 0, {"w2"})
+    assert (view(roster).is_suspect, view(roster).is_ejected, chosen(roster)) == (True, True, {"w2"})
     assert slots(roster.views("qwen")) == 64, "the line hands out no slots that nobody serves"
     of = figures(roster)
     assert (of.health, of.ejections, of.faults[WorkerFault.UNREACHABLE]) == (HealthState.EJECTED, 1, 5)
@@ -66,6 +66,11 @@ async def test_what_an_ejected_worker_still_has_takes_no_slot_of_the_others(rost
         first.end()
         assert slots(roster.views("qwen")) == 65
     assert slots(roster.views("qwen")) == 64
+
+
+async def test_a_request_that_only_ejected_workers_can_serve_is_given_to_one_at_once(roster):
+    eject(roster)
+    assert choose(MODEL, 1, 1, roster.views("qwen"), tried=["w2"]).id == "w1"
 
 
 async def test_it_comes_back_through_one_request_at_a_time(roster, clock):
@@ -170,7 +175,7 @@ async def test_what_one_gateway_holds_against_a_worker_is_its_own(redis_url, clo
                 return view(right, "w2").others_in_flight == 1
 
             await until(is_told)
-        assert (view(left).credit_seqs, view(right).credit_seqs, view(right).is_suspect) == (0, 64, False)
+        assert (view(left).is_ejected, view(right).is_ejected, view(right).credit_seqs) == (True, False, 64)
         clock.advance(RULES.ejection_s * 1.2)
         with right.working("w1", 1), right.working("w1", 1):
 
