@@ -98,9 +98,7 @@ class Gateway:
         # New at every start: what a killed process of the same gateway left behind is not ours.
         self._owner = f"{settings.gateway_id}-{secrets.token_hex(4)}"
         self._metrics = Metrics()
-        self._redis = None
-        if settings.redis_url:
-            self._redis = connect(settings.redis_url)
+        self._redis = connect(settings.redis_url) if settings.redis_url else None
         self._database = Database(settings.sql_url, timeout_s=settings.database_timeout_s)
         self._journal = SqlJournal(self._database)
         self._work = SqlWork(self._database)
