@@ -115,7 +115,8 @@ def test_an_owner_that_slept_through_its_lease_finds_out_and_stops(tmp_path):
     assert (tmp_path / "2").read_text() == "{}"  # and leaves that one's lock alone
 
 
-def test_two_that_find_a_stale_lock_at_the_same_moment_do_not_both_get_it(tmp_path):
+def test_those_who_find_a_stale_lock_at_the_same_moment_get_it_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "POLL_S", 0.02)
     gone = Owner(host="x", pid=2**22 + 1, kernel=locks._kernel(), born="1")
     write_beats(tmp_path / "1", gone, 3)
     inside, most = [], []

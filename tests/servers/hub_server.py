@@ -82,7 +82,7 @@ class Hub:
 def running_hub():
     """Serve a Hub on a free port until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.hub = hub
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -94,6 +94,11 @@ def running_hub():
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that was killed is what some tests are about, not an error worth a trace."""
 
 
 class _Handler(BaseHTTPRequestHandler):
