@@ -311,11 +311,17 @@ class Gateway:
             self._metrics.loop_lag.set(max(0.0, loop.time() - due))
             try:
                 self._connections.sweep()
+                self._expect_starts()
                 self._admission.resize()
                 if turn % OCCUPANCY_ROUNDS == 0:
                     await self._vitals.read_occupancy()
             except Exception:  # a loop that everything else relies on must not end by one bad round
                 log.exception("housekeeping_failed")
+
+    def _expect_starts(self) -> None:
+        """Go by what is declared of a pool's starts, until one was seen."""
+        for pool in self._directory.snapshot.pools.values():
+            self._starts.expect(pool.name, pool.cold_start_s)
 
     def _adapters_of(self, pool: str) -> Mapping[str, str] | None:
         """Give the LoRA adapters that a pool's declaration names, None for a pool that is not declared."""

@@ -42,12 +42,16 @@ def _pool_lines(file: PoolFile) -> Iterator[Line]:
         section = file.marked.find(("pools", pool.name))
         yield _line(section, _of_pool(pool))
         for at in section.walk():
-            name = ".".join(at.path[2:4])
-            words = _OF_FIELD.get(at.path[2] if len(at.path) > 2 else "") if len(at.path) == 3 else _OF_FIELD.get(name)
-            if words:
-                yield _line(at, words(pool))
-            elif len(at.path) == 4 and at.path[3] in getattr(pool, at.path[2], ()) and at.path[2] in _OF_ENTRY:
-                yield _line(at, _OF_ENTRY[at.path[2]](pool, at.path[3]))
+            if words := _words(pool, at.path[2:]):
+                yield _line(at, words)
+
+
+def _words(pool: PoolSpec, path: tuple[str, ...]) -> str:
+    """Say what the field at *path* of a pool does; nothing for one that has no meaning by itself."""
+    if of_field := _OF_FIELD.get(".".join(path)):
+        return of_field(pool)
+    of_entry = _OF_ENTRY.get(path[0]) if len(path) == 2 else None
+    return of_entry(pool, path[1]) if of_entry and path[1] in getattr(pool, path[0]) else ""
 
 
 def _name_lines(file: PoolFile) -> Iterator[Line]:
@@ -72,8 +76,8 @@ def _value(at: Marked) -> str:
 
 
 def _of_pool(pool: PoolSpec) -> str:
-    gpus = f", each on {_gpus(pool)}" if pool.accelerator or pool.gpus_per_worker > 1 else ""
     most = pool.workers_max
+    gpus = f"{', each' if most > 1 else ''} on {_gpus(pool)}" if pool.accelerator or pool.gpus_per_worker > 1 else ""
     workers = f"{pool.workers_min} to {most}" if pool.workers_min < most else str(most)
     run = "worker runs" if workers == "1" else "workers run"
     return f"{workers} {run} {pool.model or 'nothing yet'}{gpus}, behind one queue."
@@ -111,7 +115,7 @@ _OF_FIELD: Mapping[str, _Words] = MappingProxyType(
         "gpus_per_worker": _of_gpus,
         "drain_s": lambda pool: f"a worker that is to leave has {pool.drain_s:g} s for its requests.",
         "idle_s": _of_idle,
-        "cold_start_s": lambda pool: f"a start counts as {pool.cold_start_s or 0:g} s until real ones have been seen.",
+        "cold_start_s": lambda pool: f"a start is expected to take {pool.cold_start_s or 0:g} s, until one has been seen.",
     }
 )
 

@@ -109,8 +109,8 @@ class Jobs:
         async with plane.metering.open(call) as record:
             record.caller = caller = plane.authn.identify(call.headers)  # 401
             record.wishes = read_wishes(call.headers, caller.service_class)  # 400, 403
-            record.request = request = self._endpoints[call.path].parse(await call.body(), plane.cache_salt(caller))
-            record.model = plane.model(request.model)  # 404
+            record.request = self._endpoints[call.path].parse(await call.body(), plane.cache_salt(caller))
+            record.model = plane.route(record, reply)  # 404
             view = await self.take_in(call, record)  # 400, 409, 429, 503
         reply.headers += [(b"location", _status_url(view.id).encode()), (b"preference-applied", b"respond-async")]
         await self._answer(reply, view, 202)
