@@ -15,18 +15,18 @@ from gateway.commands.apply import plan_to_json, print_plan
 from gateway.commands.local.gateway_client import GatewayClient, find_gateway
 from gateway.commands.output import Format, print_json, print_table
 from gateway.commands.pool_desk import File, open_desk, read_file
-from gateway.commands.pool_memory import adapter_findings, memory_findings
+from gateway.commands.pool_memory import adapter_findings, memory_findings, memory_lines
 from gateway.commands.records import DatabaseUrl, Home
 from gateway.control.file_fields import Finding, Level
 from gateway.control.pool_checks import limit_findings
 from gateway.control.pool_file import PoolFile
-from gateway.control.pool_words import explain
+from gateway.control.pool_words import Line, explain
 from gateway.control.pools import ApplyPlan
 from gateway.errors import SluiceError
 from gateway.settings import QueueSettings, Settings, load_settings, settings_flaws
 
 ERRORS, WARNINGS = 1, 2  # exit statuses
-_LINES = ("line", "name", "value", "effect")
+_COLUMNS = ("line", "name", "value", "effect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,12 @@ def check(file: File = None, home: Home = None, database_url: DatabaseUrl = None
     show = _print_json if output == "json" else _print
     show(read, findings, compared)
     raise typer.Exit(ERRORS if _errors(findings) else WARNINGS if findings else 0)
+
+
+def _lines(file: PoolFile) -> list[Line]:
+    """Say what each line does; where a model could be measured, that says more than the words for its GPUs."""
+    measured = {line.name: line for line in memory_lines(file)}
+    return [measured.get(line.name, line) for line in explain(file, setting_words)]
 
 
 def _errors(findings: list[Finding]) -> bool:
@@ -124,8 +130,8 @@ def _section(kind: type[BaseModel] | None, name: str) -> Any:
 
 
 def _print(file: PoolFile, findings: list[Finding], compared: _Comparison) -> None:
-    if lines := explain(file, setting_words):
-        print_table(_LINES, [asdict(line) | {"line": str(line.line)} for line in lines])
+    if lines := _lines(file):
+        print_table(_COLUMNS, [asdict(line) | {"line": str(line.line)} for line in lines])
     for each in findings:
         typer.echo(f"{each.level.value}: {each}")
     typer.echo(_verdict(file, findings))
@@ -145,8 +151,12 @@ def _print(file: PoolFile, findings: list[Finding], compared: _Comparison) -> No
 
 def _verdict(file: PoolFile, findings: list[Finding]) -> str:
     errors = sum(each.level is Level.ERROR for each in findings)
-    declared = f"{len(file.pools)} pools, {len(file.names)} names"
-    return f"{file.file}: {declared}; {errors} errors, {len(findings) - errors} warnings."
+    declared = f"{_many(len(file.pools), 'pool')}, {_many(len(file.names), 'name')}"
+    return f"{file.file}: {declared}; {_many(errors, 'error')}, {_many(len(findings) - errors, 'warning')}."
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _against_workers(file: PoolFile, workers: Mapping[str, Mapping[str, int]]) -> list[dict[str, str]]:
@@ -167,7 +177,7 @@ def _print_json(file: PoolFile, findings: list[Finding], compared: _Comparison) 
             "digest": file.digest,
             "ok": not _errors(findings),
             "findings": [_finding_to_json(each) for each in findings],
-            "lines": [asdict(line) for line in explain(file, setting_words)],
+            "lines": [asdict(line) for line in _lines(file)],
             "plan": plan_to_json(compared.plan) if compared.plan else None,
             "plan_missing": compared.why_no_plan,
             "workers": compared.workers,

@@ -115,7 +115,7 @@ _OF_FIELD: Mapping[str, _Words] = MappingProxyType(
         "gpus_per_worker": _of_gpus,
         "drain_s": lambda pool: f"a worker that is to leave has {pool.drain_s:g} s for its requests.",
         "idle_s": _of_idle,
-        "cold_start_s": lambda pool: f"a start is expected to take {pool.cold_start_s or 0:g} s, until one has been seen.",
+        "cold_start_s": lambda pool: f"a start is taken to last {pool.cold_start_s or 0:g} s until one has been seen.",
     }
 )
 
