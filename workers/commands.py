@@ -87,6 +87,9 @@ def worker(
     adapters_max: Annotated[
         int, typer.Option(min=0, help="Adapters at once, also such as the pool gets later. Default: those named.")
     ] = 0,
+    sleep_mode: Annotated[
+        bool, typer.Option(help="Let the engine sleep by `sluice worker sleep`. Keep its port from strangers: no key.")
+    ] = False,
     engine_env: Annotated[
         list[str] | None, typer.Option(help="For the engine's environment: NAME=VALUE. [repeatable]")
     ] = None,
@@ -128,6 +131,7 @@ def worker(
         models=Models(home.absolute(), models_dir, Hub(hub_endpoint, hub_token), revision),
         adapters=adapters,
         adapters_max=adapters_max or len(adapters),
+        can_sleep=sleep_mode,
         engine_env=_pairs("--engine-env", engine_env),
     )
     spread = {"tensor": tensor_parallel_size, "pipeline": pipeline_parallel_size, "nodes": nodes}

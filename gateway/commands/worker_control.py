@@ -111,6 +111,22 @@ def uncordon(
 
 
 @app.command()
+def sleep(
+    workers: _Workers = None, home: Home = None, url: _Url = "", pool: _Pool = "", output: Format = "table"
+) -> None:
+    """Have workers that were started with --sleep-mode give their GPUs' memory back once they are idle."""
+    _order("sleep", workers, home, url, pool, output)
+
+
+@app.command()
+def wake(
+    workers: _Workers = None, home: Home = None, url: _Url = "", pool: _Pool = "", output: Format = "table"
+) -> None:
+    """Let workers that sleep serve again; that takes seconds, not a start's minutes."""
+    _order("uncordon", workers, home, url, pool, output)
+
+
+@app.command()
 def drain(
     workers: _Workers = None,
     home: Home = None,

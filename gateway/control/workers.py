@@ -26,7 +26,7 @@ def list_workers(roster: Roster, now_ms: int) -> list[dict[str, Any]]:
 
 def order_worker(roster: Roster, worker: str, order: Order, now_ms: int) -> dict[str, Any]:
     """
-    Have a worker serve, be passed over, or end what it has and go; gives it as it is then. Idempotent.
+    Have a worker serve, be passed over, sleep, or end what it has and go; gives it as it is then. Idempotent.
 
     Raises NotFoundError, and Refused(CONFLICT) if it drains: that cannot be undone.
     """
@@ -54,6 +54,10 @@ def workers_router(roster: Roster, now_ms: Callable[[], int]) -> APIRouter:
     @router.post("/{worker:path}/uncordon")
     async def uncordon(worker: str) -> dict[str, Any]:
         return order_worker(roster, worker, Order.SERVE, now_ms())
+
+    @router.post("/{worker:path}/sleep")
+    async def sleep(worker: str) -> dict[str, Any]:
+        return order_worker(roster, worker, Order.SLEEP, now_ms())
 
     @router.post("/{worker:path}/drain")
     async def drain(worker: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an operator has ordered of a worker: to serve, to be passed over, or to end what it has and go."""
+"""What an operator has ordered of a worker: to serve, to be passed over, to sleep, or to end what it has and go."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +11,8 @@ class Order(Enum):
 
     SERVE = ("serve", 0)
     CORDON = ("cordon", 1)
-    DRAIN = ("drain", 2)
+    SLEEP = ("sleep", 2)
+    DRAIN = ("drain", 3)
 
     def __init__(self, label: str, strength: int) -> None:
         self.label = label
@@ -55,6 +56,6 @@ def state_under(order: Order, state: WorkerState) -> WorkerState:
     """Tell what a worker that says it is in *state* is to the router and to people, given its *order*."""
     if order is Order.DRAIN:
         return WorkerState.DRAINING
-    if order is Order.CORDON and state is WorkerState.READY:
+    if order in (Order.CORDON, Order.SLEEP) and state is WorkerState.READY:
         return WorkerState.CORDONED
     return state

@@ -17,6 +17,7 @@ class WorkerState(Enum):
     WARMING = "warming"
     READY = "ready"
     CORDONED = "cordoned"
+    SLEEPING = "sleeping"
     DRAINING = "draining"
     FAILED = "failed"
 

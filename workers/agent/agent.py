@@ -13,13 +13,12 @@ from workers.agent.engine import EngineLife, default_batched_tokens
 from workers.agent.folders import ModelFolders, make_folders
 from workers.agent.options import WorkerOptions
 from workers.agent.process import clear_leftovers
+from workers.agent.rest import Rest
 from workers.agent.stages import Stages, way_of
 from workers.agent.status import Status
 from workers.agent.worker_state import WorkerState
 
 _IDLE_POLL_S = 0.5
-# A gateway that has not yet heard of the drain may still send something: beats take up to a second to get to all.
-_IDLE_POLLS = 3
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +48,7 @@ class Agent:
         )
         self._folders = ModelFolders(options, self.status)
         self._adapters = Adapters(dict(options.adapters), options.adapters_max, self.status, self._folders.adapter)
+        self._rest = Rest(self.status)
         self._beaters = [self._beater(gateway) for gateway in options.gateways]
 
     def _beater(self, gateway: str) -> Beater:
@@ -66,6 +66,7 @@ class Agent:
 
     def _obey(self, order: str) -> None:
         """Do as a gateway says; a cordon is the gateways' business, the engine stays."""
+        self._rest.want(is_wanted=order == "sleep")
         if order == "drain":
             self._leaving.set()
 
@@ -102,7 +103,7 @@ class Agent:
     async def _supervise(self, model: str) -> None:
         """Run one engine after the other; being cancelled takes the engine with it."""
         while True:
-            self._life = life = EngineLife(self._options, model, self.status, self._adapters)
+            self._life = life = EngineLife(self._options, model, self.status, self._adapters, self._rest)
             try:
                 cause = await life.run()
             finally:
@@ -138,10 +139,8 @@ class Agent:
         await asyncio.gather(*(beater.beat() for beater in self._beaters))
 
     async def _wait_until_idle(self) -> None:
-        idle_polls = 0
-        while idle_polls < _IDLE_POLLS:
-            await asyncio.sleep(_IDLE_POLL_S)
-            idle_polls = idle_polls + 1 if self._life is None or await self._life.is_idle() else 0
+        if self._life is not None:
+            await self._life.wait_until_idle()
         with contextlib.suppress(TimeoutError):  # what is made may be on its way still, to clients that read slowly
             async with asyncio.timeout(self._options.drain_s):
                 while any(beater.in_flight for beater in self._beaters):  # noqa: ASYNC110  beats tell, once a second

@@ -7,6 +7,7 @@ import httpx
 
 from workers.engines.vllm import EngineMetrics, scrape
 
+_SLEEP_TIMEOUT_S = 120.0  # hundreds of gigabytes between devices and the host
 _ADAPTER_TIMEOUT_S = 120.0  # read from a disk that may be a network's
 _QUOTED_CHARACTERS_MAX = 300
 _HEALTH_TIMEOUT_S = 5.0  # a server busy with a thousand streams may take a second to get to it
@@ -83,6 +84,14 @@ class EngineClient:
     async def unload_adapter(self, name: str) -> None:
         """Take the LoRA adapter *name* off. Raises EngineRefused, EngineSilent."""
         await self._tell("/v1/unload_lora_adapter", {"lora_name": name}, _ADAPTER_TIMEOUT_S)
+
+    async def sleep(self) -> None:
+        """Have the engine give its devices' memory back, its weights kept in the host's. Raises as `load_adapter`."""
+        await self._tell("/sleep?level=1", {}, _SLEEP_TIMEOUT_S)
+
+    async def wake(self) -> None:
+        """Have the engine take its memory again; returns when it serves. Raises as `load_adapter`."""
+        await self._tell("/wake_up", {}, _SLEEP_TIMEOUT_S)
 
     async def _tell(self, path: str, body: dict[str, Any], timeout_s: float) -> None:
         try:

@@ -14,6 +14,7 @@ from workers.agent.causes import describe, describe_exit
 from workers.agent.client import EngineClient, EngineSilent
 from workers.agent.options import WorkerOptions
 from workers.agent.process import EngineProcess
+from workers.agent.rest import Rest
 from workers.agent.status import Status
 from workers.agent.worker_state import WorkerState
 from workers.engines import sim_launch, vllm
@@ -21,6 +22,9 @@ from workers.engines.launch import EngineOptions, Launch
 from workers.engines.vllm import EngineMetrics
 
 _START_POLL_S = 0.2
+_IDLE_POLL_S = 0.5
+# A gateway that has not yet heard of the drain may still send something: beats take up to a second to get to all.
+_IDLE_POLLS = 3
 _HEALTH_INTERVAL_S = 2.0
 _HEALTH_FAILURES_MAX = 3
 _SCRAPE_INTERVAL_S = 1.0
@@ -51,11 +55,12 @@ class Progress:
 class EngineLife:
     """An engine process with the agent's view of it. *status* is kept up to date throughout."""
 
-    def __init__(self, options: WorkerOptions, model: str, status: Status, adapters: Adapters) -> None:
+    def __init__(self, options: WorkerOptions, model: str, status: Status, adapters: Adapters, rest: Rest) -> None:
         self._options = options
         self._model = model
         self._status = status
         self._adapters = adapters
+        self._rest = rest
         self._process: EngineProcess | None = None
         self._client: EngineClient | None = None
         self._ready_since_s: float | None = None
@@ -87,6 +92,13 @@ class EngineLife:
         except EngineSilent:
             return self._process is None or not await self._is_healthy()
         return not self._status.metrics.running + self._status.metrics.waiting
+
+    async def wait_until_idle(self) -> None:
+        """Wait until the engine has had nothing to do for a while."""
+        idle_polls = 0
+        while idle_polls < _IDLE_POLLS:
+            await asyncio.sleep(_IDLE_POLL_S)
+            idle_polls = idle_polls + 1 if await self.is_idle() else 0
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Let the engine end by itself, then end everything below it; *hurry* cuts the waiting short."""
@@ -123,9 +135,11 @@ class EngineLife:
         self._ready_since_s = time.monotonic()
         self._status.change(WorkerState.READY)
         log.info("worker_ready", url=self._status.url, models=self._status.models)
+        client = self._running_client()
         beside = [asyncio.ensure_future(self._scrape_for_ever())]
+        beside.append(asyncio.ensure_future(self._rest.keep(client, self.wait_until_idle)))
         if self._options.adapters_max:
-            beside.append(asyncio.ensure_future(self._adapters.keep(self._running_client())))
+            beside.append(asyncio.ensure_future(self._adapters.keep(client)))
         try:
             return await self._watch_health()
         finally:
@@ -198,6 +212,7 @@ def engine_launch(options: WorkerOptions, model: str, port: int, api_key: str) -
         api_key=api_key,
         max_num_seqs=options.max_num_seqs,
         max_batched_tokens=options.max_batched_tokens or default_batched_tokens(options),
+        can_sleep=options.can_sleep,
         max_model_len=options.max_model_len,
         threads=options.threads,
         is_on_cpu=is_on_cpu,

@@ -66,6 +66,7 @@ class WorkerOptions:
     parallel: Parallel = field(default_factory=Parallel)
     adapters: tuple[tuple[str, str], ...] = ()
     adapters_max: int = 0
+    can_sleep: bool = False
     tls: Tls = field(default_factory=Tls)
     max_num_seqs: int = 256
     max_batched_tokens: int | None = None

@@ -11,5 +11,6 @@ class WorkerState(Enum):
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
+    SLEEPING = "sleeping"
     DRAINING = "draining"
     FAILED = "failed"

@@ -13,8 +13,8 @@ class EngineOptions:
     """
     How an engine is to run. *model* is a folder; *extra_args* go to the engine as they are and win over ours.
 
-    *adapters_max* is how many LoRA adapters it may hold at once; with 0 it takes none. With *cert* and *key* it speaks
-    https. *env* is added to its environment.
+    *adapters_max* is how many LoRA adapters it may hold at once; with 0 it takes none. With *can_sleep* it may give
+    its devices' memory back for a while. With *cert* and *key* it speaks https. *env* is added to its environment.
     """
 
     model: str
@@ -30,6 +30,7 @@ class EngineOptions:
     extra_args: tuple[str, ...] = ()
     parallel: Parallel = field(default_factory=Parallel)
     adapters_max: int = 0
+    can_sleep: bool = False
     cert: Path | None = None
     key: Path | None = None
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)

@@ -83,6 +83,7 @@ def _config(options: argparse.Namespace) -> SimConfig:
         mean_tokens=options.mean_tokens,
         ends_despite_max_tokens=options.ends_despite_max_tokens,
         stream_interval=options.stream_interval,
+        can_sleep=options.enable_sleep_mode,
         journal_file=options.journal,
         faults=Faults.model_validate_json(options.faults),
         seed=options.seed,
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mean-tokens", type=int, default=128, help="mean length of an answer to a request without max_tokens")
     add("--ends-despite-max-tokens", action="store_true", help="let answers also end below the max_tokens asked for")
     add("--stream-interval", type=int, default=1, help="tokens in a frame of a stream, but for the first and the last")
+    add("--enable-sleep-mode", action="store_true", help="answer POST /sleep and /wake_up")
     add("--journal", type=Path, help="a file to which a line of JSON is added for every request that ended")
     add("--faults", default="{}", help='JSON as for POST /sim/faults, e.g. {"slow_start_s": 5, "error_next": 2}')
     add("--seed", type=int, default=0, help="of the dice for error_probability")

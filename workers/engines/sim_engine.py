@@ -49,6 +49,7 @@ class SimConfig:
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
     stream_interval: int = 1
+    can_sleep: bool = False
     journal_max: int = 100_000
     journal_file: Path | None = None
 
@@ -83,6 +84,9 @@ class Engine:
             ("GET", "/sim/faults"): lambda exchange: exchange.reply_json(200, self._faults.faults.model_dump()),
             ("POST", "/sim/faults"): self._switch_faults,
         }
+        if config.can_sleep:
+            self._routes["POST", "/sleep"] = lambda exchange: exchange.reply_json(200, {"status": "sleeping"})
+            self._routes["POST", "/wake_up"] = lambda exchange: exchange.reply_json(200, {"status": "awake"})
 
     def __repr__(self) -> str:
         return f"<Engine {self.config.models[0]} {self.batch!r}>"

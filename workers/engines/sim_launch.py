@@ -14,4 +14,6 @@ def launch(options: EngineOptions) -> Launch:
         argv += ["--max-model-len", str(options.max_model_len)]
     if options.cert is not None and options.key is not None:
         argv += ["--ssl-certfile", str(options.cert), "--ssl-keyfile", str(options.key)]
+    if options.can_sleep:
+        argv.append("--enable-sleep-mode")
     return Launch((*argv, *options.extra_args), {**inherited_environment(), "VLLM_API_KEY": options.api_key})

@@ -71,6 +71,11 @@ def launch(options: EngineOptions) -> Launch:
     if options.parallel.is_leader:
         argv += _server_arguments(options)
     env = {**inherited_environment(), **_QUIET, "VLLM_API_KEY": options.api_key}
+    if options.can_sleep:
+        argv.append("--enable-sleep-mode")
+        env["VLLM_SERVER_DEV_MODE"] = (
+            "1"  # has the routes; they ask for no key, so the port must be the gateways' alone
+        )
     if options.adapters_max:
         env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     max_model_len = options.max_model_len

@@ -24,7 +24,7 @@ local ORDERS, ORDER_LEASES = KEYS[7], KEYS[8]
 local LEASE_MS, OWNER = tonumber(ARGV[2]), ARGV[3]
 local ORDERS_END = 6 + 3 * tonumber(ARGV[6])
 local BEATS_END = ORDERS_END + tonumber(ARGV[5])
-local STRENGTH = {serve = 0, cordon = 1, drain = 2}
+local STRENGTH = {serve = 0, cordon = 1, sleep = 2, drain = 3}
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
