@@ -231,6 +231,8 @@ class MemoryRoster:
         return entry.health if entry else WorkerHealth(self._rules)
 
     def figures(self) -> Sequence[WorkerFigures]:
+        for pool in list(self._pages):
+            self.views(pool)  # lets time have its way
         now_s = self.now_s()
         return [self._figures(entry, now_s) for entry in self._entries.values() if entry.ends_s > now_s]
 
