@@ -14,15 +14,16 @@ from pydantic import BaseModel, ValidationError
 from gateway.commands.apply import plan_to_json, print_plan
 from gateway.commands.local.gateway_client import GatewayClient, find_gateway
 from gateway.commands.output import Format, print_json, print_table
-from gateway.commands.pool_desk import File, open_desk, read_file
+from gateway.commands.pool_desk import File, open_desk, read_file, read_price_file
 from gateway.commands.pool_memory import adapter_findings, memory_findings, memory_lines
 from gateway.commands.records import DatabaseUrl, Home
-from gateway.control.file_fields import Finding, Level
+from gateway.control.file_fields import Finding, Findings, Level
 from gateway.control.pool_checks import limit_findings
 from gateway.control.pool_file import PoolFile
 from gateway.control.pool_words import Line, explain
 from gateway.control.pools import ApplyPlan
-from gateway.errors import SluiceError
+from gateway.core.zones import load_zone
+from gateway.errors import InvalidInput, SluiceError
 from gateway.settings import QueueSettings, Settings, load_settings, settings_flaws
 
 ERRORS, WARNINGS = 1, 2  # exit statuses
@@ -50,7 +51,7 @@ def check(file: File = None, home: Home = None, database_url: DatabaseUrl = None
     """
     read = read_file(file)
     findings = [*_settings_findings(read), *read.findings, *_limit_findings(read)]
-    findings += [*memory_findings(read), *adapter_findings(read)]
+    findings += [*_price_findings(read), *memory_findings(read), *adapter_findings(read)]
     compared = _Comparison(why_no_plan="the file has errors", why_no_workers="the file has errors")
     if not _errors(findings):
         compared = _compare(read, file, home, database_url)
@@ -76,6 +77,16 @@ def _settings_findings(file: PoolFile) -> list[Finding]:
         Finding(Level.ERROR, at.file, at.named_at if message.startswith("is not") else at.spot, name, message)
         for at, name, message in settings_flaws(file.marked)
     ]
+
+
+def _price_findings(file: PoolFile) -> list[Finding]:
+    found = Findings()
+    if file.prices:
+        try:
+            read_price_file(file, load_zone("UTC"))
+        except InvalidInput as error:
+            found.error(file.marked.find(("prices",)), str(error).rstrip("."))
+    return found.found
 
 
 def _limit_findings(file: PoolFile) -> list[Finding]:

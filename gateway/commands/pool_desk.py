@@ -15,6 +15,7 @@ import typer
 from gateway.commands.records import now_ms, open_database
 from gateway.control.pool_file import PoolFile, read_pool_file
 from gateway.control.pools import ApplyPlan, plan_apply, with_prices
+from gateway.control.price_entries import PriceEntry
 from gateway.control.price_files import form_of, read_prices
 from gateway.control.prices import Permits, PricePlan, plan_import
 from gateway.core.zones import load_zone
@@ -57,14 +58,11 @@ class PoolDesk:
         )
 
     def _prices(self, file: PoolFile, plan: ApplyPlan) -> PricePlan:
-        path = Path(file.file).parent / file.prices
         try:
-            content = path.read_bytes()
-        except OSError as error:
+            entries = read_price_file(file, self.zone)
+        except InvalidInput as error:
             spot = file.marked.find(("prices",)).spot
-            reason = f"{path} cannot be read: {error.strerror}"
-            raise InvalidInput(at_line(file.file, spot, "prices", reason) + ".") from error
-        entries = read_prices(content, form_of(str(path)), str(path), self.zone)
+            raise InvalidInput(at_line(file.file, spot, "prices", str(error).rstrip(".")) + ".") from error
         permits, coming = Permits(backdate=self.backdates), plan.writes.models
         return plan_import(self.directory, entries, now_ms=self.now_ms, permits=permits, zone=self.zone, coming=coming)
 
@@ -82,6 +80,16 @@ def open_desk(
     with open_database(home, database_url, config=file) as (settings, database):
         zone = load_zone(settings.zone)
         yield PoolDesk(SqlDirectory(database), SqlPools(database), now_ms(), zone, takes_over, backdates)
+
+
+def read_price_file(file: PoolFile, zone: ZoneInfo) -> tuple[PriceEntry, ...]:
+    """Read the prices that *file* names by their path from it. Raises InvalidInput naming the entry."""
+    path = Path(file.file).parent / file.prices
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
+    return read_prices(content, form_of(str(path)), str(path), zone)
 
 
 def read_file(path: Path | None) -> PoolFile:
