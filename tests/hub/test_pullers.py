@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 
 import pytest
 
-from tests.hub.conftest import MODEL
+from tests.hub.conftest import MODEL, Puller
+from tests.servers.disks import Ballast, can_mount, small_disk
 from tests.servers.hub_server import small_model
 from workers.errors import WorkerError
 from workers.hub import lock as locks
 from workers.hub.checking import problems
 from workers.hub.lock import LockLost, Owner, current_owner, held
+from workers.hub.pull import DISK_RESERVE_BYTES
+from workers.hub.store import ModelStore
 
 LARGE = "model-00001-of-00002.safetensors"
 
@@ -72,9 +76,7 @@ def test_a_puller_that_is_killed_leaves_its_parts_to_the_next_which_takes_over_a
     assert current_owner(store.locks(MODEL, commit)) is None
 
 
-def test_an_owner_elsewhere_is_waited_for_while_its_beat_moves_and_taken_over_when_it_stands(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "EXPIRY_S", 0.6)
-    monkeypatch.setattr(locks, "POLL_S", 0.02)
+def test_an_owner_elsewhere_is_waited_for_while_its_beat_moves_and_taken_over_when_it_stands(tmp_path):
     elsewhere = Owner(host="node-7", pid=41, started=time.time(), bytes_done=43, bytes_total=100)
     stop = threading.Event()
     write_beats(tmp_path / "1", elsewhere, 0)
@@ -90,7 +92,7 @@ def test_an_owner_elsewhere_is_waited_for_while_its_beat_moves_and_taken_over_wh
 
     beating = threading.Thread(target=beat)
     beating.start()
-    with held(tmp_path, on_wait):
+    with held(tmp_path, on_wait, expiry_s=1.0, poll_s=0.02):
         assert waited[-1][0] == 7  # only after the last beat
         assert "process 41 on node-7" in waited[0][1]
         assert "43 % there" in waited[0][1]
@@ -115,14 +117,13 @@ def test_an_owner_that_slept_through_its_lease_finds_out_and_stops(tmp_path):
     assert (tmp_path / "2").read_text() == "{}"  # and leaves that one's lock alone
 
 
-def test_those_who_find_a_stale_lock_at_the_same_moment_get_it_one_after_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "POLL_S", 0.02)
+def test_those_who_find_a_stale_lock_at_the_same_moment_get_it_one_after_another(tmp_path):
     gone = Owner(host="x", pid=2**22 + 1, kernel=locks._kernel(), born="1")
     write_beats(tmp_path / "1", gone, 3)
     inside, most = [], []
 
     def take():
-        with held(tmp_path, lambda _owner: None):
+        with held(tmp_path, lambda _owner: None, poll_s=0.02):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.01)
@@ -136,10 +137,9 @@ def test_those_who_find_a_stale_lock_at_the_same_moment_get_it_one_after_another
     assert most == [1] * 8
 
 
-def test_a_lock_that_is_cut_in_the_writing_expires_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "EXPIRY_S", 0.3)
+def test_a_lock_that_is_cut_in_the_writing_expires_too(tmp_path):
     (tmp_path / "1").write_text("")
-    with held(tmp_path, lambda _owner: None):
+    with held(tmp_path, lambda _owner: None, expiry_s=0.3, poll_s=0.02):
         assert current_owner(tmp_path).pid == os.getpid()
 
 
@@ -147,6 +147,33 @@ def test_who_may_not_wait_is_told_who_has_it(tmp_path):
     second = held(tmp_path, lambda _owner: None, may_wait=False)
     with held(tmp_path, lambda _owner: None), pytest.raises(WorkerError, match=rf"in use by process {os.getpid()} on"):
         second.__enter__()
+
+
+def test_a_disk_that_fills_up_in_mid_download_is_told_and_what_came_is_kept(hub, tmp_path):
+    if not can_mount(tmp_path / "probe"):
+        pytest.skip("a small disk needs root and mount")
+    files = small_model(megabytes=8)
+    hub.put(MODEL, files)
+    hub.faults.chunk_s = 0.01
+    with small_disk(tmp_path / "disk", DISK_RESERVE_BYTES + (20 << 20)) as disk:
+        puller = Puller(hub, ModelStore(disk / "store"))
+        ballasts = []
+
+        def fill():
+            hub.is_serving.wait(60)
+            ballasts.append(Ballast(disk, shutil.disk_usage(disk).free - (3 << 20)))
+
+        filling = threading.Thread(target=fill)
+        filling.start()
+        with pytest.raises(WorkerError, match="The disk became full while Qwen/Qwen3-Test was downloaded"):
+            puller.fetch()
+        filling.join()
+        assert in_any_partial(puller.store)
+        ballasts[0].drop()
+        hub.faults.chunk_s = 0
+        stored = puller.fetch()
+        assert problems(stored.folder, stored.manifest.files) == {}
+        assert max(hub.resumed) > 0
 
 
 def test_too_small_a_disk_is_told_before_the_first_byte(hub, puller):

@@ -112,14 +112,21 @@ class PullLock:
 
 
 @contextmanager
-def held(path: Path, on_wait: Callable[[Owner], None], *, may_wait: bool = True) -> Iterator[PullLock]:
+def held(
+    path: Path,
+    on_wait: Callable[[Owner], None],
+    *,
+    may_wait: bool = True,
+    expiry_s: float = EXPIRY_S,
+    poll_s: float = POLL_S,
+) -> Iterator[PullLock]:
     """
-    Have the lock in the folder *path*; wait for its owner, of whom *on_wait* hears twice a second.
+    Have the lock in the folder *path*; wait for its owner, of whom *on_wait* hears every *poll_s*.
 
     Released at the end; a process that dies inside is found out by the next. Raises WorkerError if it may not wait.
     """
     path.mkdir(parents=True, exist_ok=True)
-    lock = _taken(path, on_wait, may_wait=may_wait)
+    lock = _taken(path, on_wait if may_wait else _refusing(path), expiry_s, poll_s)
     lock._start()  # noqa: SLF001
     try:
         yield lock
@@ -134,7 +141,14 @@ def current_owner(path: Path) -> Owner | None:
     return None if owner is None or owner.is_released or owner.is_gone else owner
 
 
-def _taken(path: Path, on_wait: Callable[[Owner], None], *, may_wait: bool) -> PullLock:
+def _refusing(path: Path) -> Callable[[Owner], None]:
+    def refuse(owner: Owner) -> None:
+        raise WorkerError(f"{path.name} is in use by {owner}. Wait for it, or stop it.")
+
+    return refuse
+
+
+def _taken(path: Path, on_wait: Callable[[Owner], None], expiry_s: float, poll_s: float) -> PullLock:
     seen: tuple[int, int] | None = None
     since = time.monotonic()
     while True:
@@ -142,14 +156,12 @@ def _taken(path: Path, on_wait: Callable[[Owner], None], *, may_wait: bool) -> P
         owner = _read(path / str(number)) if number else Owner(is_released=True)
         if (number, owner.beat) != seen:
             seen, since = (number, owner.beat), time.monotonic()
-        if owner.is_released or owner.is_gone or time.monotonic() - since > EXPIRY_S:
+        if owner.is_released or owner.is_gone or time.monotonic() - since > expiry_s:
             if _create(path / str(number + 1)):
                 return PullLock(path, number + 1)
             continue
-        if not may_wait:
-            raise WorkerError(f"{path.name} is in use by {owner}. Wait for it, or stop it.")
         on_wait(owner)
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def _create(path: Path) -> bool:
