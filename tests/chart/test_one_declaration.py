@@ -138,18 +138,27 @@ def _parse(arguments):
     return command.make_context(command.name, words).params
 
 
-def test_engines_of_several_nodes_are_told_alike():
-    """Every node of a group has the same model, size and split; one is the first, the others learn their number."""
+def test_the_nodes_of_an_engine_run_one_command_and_the_leader_is_the_last_to_lose_one():
+    """LeaderWorkerSet's own variables tell each which it is; a follower stays for as long as the leader may drain."""
     group = named(example("multi-node"), "LeaderWorkerSet", "s-sluice-qwen3-235b")["spec"]["leaderWorkerTemplate"]
-    leader = group["leaderTemplate"]["spec"]["containers"][0]
-    follower = group["workerTemplate"]["spec"]["containers"][0]
-    of_leader = {word.removeprefix("--engine-arg=") for word in leader["args"] if word.startswith("--engine-arg=")}
-    of_follower = {word for word in follower["args"] if not word.startswith("--max-num-seqs")}
-    assert of_leader - of_follower == {"--node-rank=0"}
-    assert of_follower - of_leader == set()
-    assert {"--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2"} <= of_follower
-    assert follower["command"][:3] == ["vllm", "serve", "/models/Qwen3-235B-A22B"]
+    (leader,), (follower,) = (group[part]["spec"]["containers"] for part in ("leaderTemplate", "workerTemplate"))
+    assert leader["args"] == follower["args"]
+    options = _parse(leader["args"])
+    assert (options["tensor_parallel_size"], options["pipeline_parallel_size"]) == (8, 2)
     assert leader["resources"]["limits"]["nvidia.com/gpu"] * group["size"] == 16
+    assert "ports" not in follower
+    assert follower["lifecycle"]["preStop"]["sleep"]["seconds"] == options["drain_s"]
+    graces = {group[part]["spec"]["terminationGracePeriodSeconds"] for part in ("leaderTemplate", "workerTemplate")}
+    assert min(graces) > options["drain_s"]
+
+
+def test_adapters_and_revisions_reach_the_worker(tmp_path):
+    pool = {"model": "acme/base", "revision": "v2", "adapters": {"legal": "acme/legal", "medical": "/models/medical"}}
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump({"pools": {"p": pool}}))
+    (arguments,) = _arguments(render(str(path)), "worker")
+    options = _parse(arguments)
+    assert (options["revision"], options["adapter"]) == ("v2", ["legal=acme/legal", "medical=/models/medical"])
 
 
 def test_the_version_of_the_chart_is_that_of_the_package():

@@ -140,7 +140,8 @@ def test_who_is_sent_away_has_time_to_end(objects):
     gateway = named(objects, "StatefulSet", "s-sluice-gateway")["spec"]["template"]["spec"]
     (container,) = gateway["containers"]
     (config,) = (each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"] == "s-sluice-config")
-    drain_s = yaml.safe_load(config["data"]["sluice.yaml"])["drain_s"]
+    settings = yaml.safe_load(config["data"]["sluice.yaml"])
+    drain_s = settings["drain_announce_s"] + settings["drain_s"]
     pause_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert gateway["terminationGracePeriodSeconds"] >= pause_s + drain_s + 15
     for where, template in pod_templates(objects):

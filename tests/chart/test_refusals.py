@@ -31,12 +31,6 @@ CASES = {
             "p": {"model": "/models/x", "gpus_per_worker": 3, "kubernetes": {"nodes": 2, "cache": {"claim": "models"}}}
         }
     },
-    "several nodes, a model that each would download": {
-        "pools": {"p": {**POOL, "gpus_per_worker": 16, "kubernetes": {"nodes": 2}}}
-    },
-    "several nodes without a shared folder": {
-        "pools": {"p": {"model": "/models/x", "gpus_per_worker": 16, "kubernetes": {"nodes": 2}}}
-    },
     "an accelerator that nobody knows": {"pools": {"p": {**POOL, "accelerator": "abacus"}}},
     "a pool without a model": {"pools": {"p": {"workers": {"min": 1}}}},
     "a slip in a pool": {"pools": {"p": {**POOL, "workers": {"minimum": 1}}}},

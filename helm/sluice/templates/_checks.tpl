@@ -22,7 +22,6 @@
 {{- end }}
 
 {{- define "sluice.checkPool" -}}
-{{- $own := default dict .pool.kubernetes -}}
 {{- $min := include "sluice.workersMin" . | int -}}
 {{- $max := include "sluice.workersMax" . | int -}}
 {{- if gt $min $max -}}
@@ -33,11 +32,5 @@
 {{- end -}}
 {{- if and (eq $min 0) (not .root.Values.scaling.enabled) -}}
 {{- fail (printf "pools.%s.workers.min is 0, but scaling.enabled is false: nobody would start its first worker. Set it to 1 or more, or enable scaling." .name) -}}
-{{- end -}}
-{{- if and (gt (int (default 1 $own.nodes)) 1) (not (hasPrefix "/" .pool.model)) -}}
-{{- fail (printf "pools.%s.kubernetes.nodes is %d, and its model is %q: engines of several nodes read the model from a folder that all of them see. Put it on pools.%s.kubernetes.cache and give its path, such as /models/%s." .name (int $own.nodes) .pool.model .name .name) -}}
-{{- end -}}
-{{- if and (gt (int (default 1 $own.nodes)) 1) (not $own.cache) -}}
-{{- fail (printf "pools.%s.kubernetes.nodes is %d, but it has no kubernetes.cache that holds the model for all of them." .name (int $own.nodes)) -}}
 {{- end -}}
 {{- end }}

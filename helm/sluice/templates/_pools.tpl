@@ -82,10 +82,9 @@
 {{- end }}
 {{- end }}
 
-{{/* The arguments of `sluice worker`. Takes root, name and pool. */}}
+{{/* The arguments of `sluice worker`, the same on every node of a group: LeaderWorkerSet's variables say which is which. */}}
 {{- define "sluice.workerArguments" -}}
 {{- $own := default dict .pool.kubernetes -}}
-{{- $nodes := int (default 1 $own.nodes) -}}
 - worker
 - --model={{ .pool.model }}
 {{- with .pool.revision }}
@@ -103,28 +102,20 @@
 {{- if $own.cache }}
 - --models-dir=/models
 {{- end }}
+{{- range $option := list "tensor" "pipeline" }}
+{{- $size := include (printf "sluice.%s" $option) $ }}
+{{- if ne $size "1" }}
+- --{{ $option }}-parallel-size={{ $size }}
+{{- end }}
+{{- end }}
 - --max-num-seqs={{ default .root.Values.worker.maxNumSeqs $own.maxNumSeqs }}
 - --start-s={{ default .root.Values.worker.startupSeconds $own.startupSeconds }}
 - --drain-s={{ include "sluice.drainSeconds" . }}
+{{- range $name, $source := .pool.adapters }}
+- --adapter={{ $name }}={{ $source }}
+{{- end }}
 {{- include "sluice.gatewayArguments" .root }}
-{{- range concat (include "sluice.engineArguments" . | fromYamlArray) (ternary (list "--node-rank=0") list (gt $nodes 1)) }}
+{{- range .pool.engine_args }}
 - {{ printf "--engine-arg=%s" . | quote }}
 {{- end }}
-{{- end }}
-
-{{/* What all engines of a worker are given alike. */}}
-{{- define "sluice.engineArguments" -}}
-{{- $own := default dict .pool.kubernetes -}}
-{{- $nodes := int (default 1 $own.nodes) -}}
-{{- $arguments := list -}}
-{{- range $option := list "tensor" "pipeline" -}}
-{{- $size := include (printf "sluice.%s" $option) $ -}}
-{{- if ne $size "1" -}}
-{{- $arguments = append $arguments (printf "--%s-parallel-size=%s" $option $size) -}}
-{{- end -}}
-{{- end -}}
-{{- if gt $nodes 1 -}}
-{{- $arguments = concat $arguments (list (printf "--nnodes=%d" $nodes) "--master-addr=$(LWS_LEADER_ADDRESS)") -}}
-{{- end -}}
-{{- concat $arguments (default list .pool.engine_args) | toYaml -}}
 {{- end }}

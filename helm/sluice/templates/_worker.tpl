@@ -46,10 +46,9 @@ volumeMounts:
   {{- end }}
 {{- end }}
 
-{{/* The container of the agent and its engine. */}}
-{{- define "sluice.workerContainer" -}}
+{{/* What the containers of a worker's nodes have in common. */}}
+{{- define "sluice.workerCommon" -}}
 {{- $own := default dict .pool.kubernetes -}}
-{{- $start := default .root.Values.worker.startupSeconds $own.startupSeconds | int -}}
 name: worker
 image: {{ include "sluice.image" (dict "root" .root "image" (default .root.Values.worker.image $own.image)) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
@@ -64,6 +63,16 @@ env:
     valueFrom:
       secretKeyRef: {name: {{ include "sluice.tokens" .root }}, key: worker-token}
   - {name: HOME, value: /var/lib/sluice}
+{{- include "sluice.containerSecurity" .root | nindent 0 }}
+resources:
+  {{- include "sluice.workerResources" . | nindent 2 }}
+{{- include "sluice.workerMounts" . | nindent 0 }}
+{{- end }}
+
+{{/* The container of the agent and its engine. */}}
+{{- define "sluice.workerContainer" -}}
+{{- $start := default .root.Values.worker.startupSeconds (default dict .pool.kubernetes).startupSeconds | int -}}
+{{ include "sluice.workerCommon" . }}
 ports:
   - {name: engine, containerPort: {{ .root.Values.worker.port }}}
 # /health is the engine's. That a worker is ready for requests its agent tells the gateways, after a real completion.
@@ -82,28 +91,12 @@ livenessProbe: # the agent starts a crashed engine again: only one that stays aw
   periodSeconds: 30
   timeoutSeconds: 10
   failureThreshold: {{ add 2 (div (add $start 29) 30) }}
-{{- include "sluice.containerSecurity" .root | nindent 0 }}
-resources:
-  {{- include "sluice.workerResources" . | nindent 2 }}
-{{- include "sluice.workerMounts" . | nindent 0 }}
 {{- end }}
 
-{{/* A further node of an engine that spans several: vLLM without a server, told by the leader what to compute. */}}
+{{/* A further node of an engine that spans several. It lends its devices until the leader has drained. */}}
 {{- define "sluice.followerContainer" -}}
-{{- $own := default dict .pool.kubernetes -}}
-name: engine
-image: {{ include "sluice.image" (dict "root" .root "image" (default .root.Values.worker.image $own.image)) }}
-imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-command: [vllm, serve, {{ .pool.model | quote }}, --headless, "--node-rank=$(LWS_WORKER_INDEX)"]
-args:
-  {{- range include "sluice.engineArguments" . | fromYamlArray }}
-  - {{ . | quote }}
-  {{- end }}
-  - --max-num-seqs={{ default .root.Values.worker.maxNumSeqs $own.maxNumSeqs }}
-env:
-  - {name: HOME, value: /var/lib/sluice}
-{{- include "sluice.containerSecurity" .root | nindent 0 }}
-resources:
-  {{- include "sluice.workerResources" . | nindent 2 }}
-{{- include "sluice.workerMounts" . | nindent 0 }}
+{{ include "sluice.workerCommon" . }}
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ max 1 (include "sluice.drainSeconds" . | int) }}}
 {{- end }}
