@@ -29,6 +29,7 @@ VERBS = {
     "report": "gateway.commands.report:app",
     "reconcile": "gateway.commands.reconcile:reconcile",
     "spool": "gateway.commands.spool:app",
+    "scale": "gateway.commands.scale:app",
     "plan": "gateway.commands.plan:plan",
     "drill": "gateway.commands.drill.burst:app",
 }

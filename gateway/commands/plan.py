@@ -18,7 +18,7 @@ from gateway.core.scheduling import LineBounds
 from gateway.errors import InvalidInput
 from gateway.planner.engine import Pace
 from gateway.planner.fleet import Size
-from gateway.planner.load import Crowd, Lengths, Load, Request, draw_load, multiply, populate
+from gateway.planner.load import Crowd, Lengths, Load, Request, draw_load, multiply, populate, spike_start_s
 from gateway.planner.picture import draw
 from gateway.planner.quantities import (
     Goal,
@@ -32,6 +32,7 @@ from gateway.planner.quantities import (
 )
 from gateway.planner.report import Figures, Report
 from gateway.planner.routes import POLICIES
+from gateway.planner.scalers import SCALERS
 from gateway.planner.search import WORKERS_MAX, workers_needed
 from gateway.planner.simulation import Plan, Simulation
 from gateway.planner.traces import read_trace
@@ -75,6 +76,7 @@ def plan(
     kv_cache_tokens: Annotated[int, typer.Option(min=0, help="Prefix cache of a worker, with --policy.")] = 512_000,
     workers: Annotated[int, typer.Option(help="Workers ready from the beginning on.")] = 8,
     workers_max: Annotated[int | None, typer.Option(help="As many start when they are needed.")] = None,
+    scale: Annotated[str | None, typer.Option(help=f"What starts and stops them: {', '.join(SCALERS)}.")] = None,
     cold_start: Annotated[str, typer.Option(help="What such a start takes.")] = "120s",
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests that a worker takes at once.")] = 64,
     prefill_tokens_per_s: Annotated[float, typer.Option(help="Of one worker.")] = 8_000.0,
@@ -93,15 +95,18 @@ def plan(
 
     The gateway's own scheduling runs in virtual time. Waits are those until an engine has the request; in the goal
     whoever is refused or hangs up counts as having waited for ever. `workers_needed` are ready from the beginning on;
-    with --policy, which compares ways of routing, they are looked for only if there is a --goal.
+    with --policy or --scale, which compare ways of routing and of scaling, they are looked for only if there is a
+    --goal.
 
     Example: sluice plan --rps 5 --for 1h --spike 30x@600s+300s --workers 8 --goal 'p95 wait < 10s'
+    Example: sluice plan --rps 0.1 --spike 300x@600s+3000s --workers 1 --workers-max 100 --cold-start 60s --scale sluice
     Example: sluice plan --trace conversations.jsonl --speed 4 --workers 32 --gateways 8 --policy sluice
     """
     aim, settings = parse_goal(goal or _GOAL), load_settings(home=home).queue
     _check_positive({"--prefill-tokens-per-s": prefill_tokens_per_s, "--inter-token-ms": inter_token_ms})
     _check_positive({"--speed": speed})
     _check_policy(policy, trace)
+    _check_scale(scale, workers_max)
     crowd = Crowd(
         shares=_tenants(tenant or []),
         classes=parse_classes(classes),
@@ -121,7 +126,7 @@ def plan(
         waiting_max=settings.waiting_max if waiting_max is None else waiting_max,
         tenant_share=settings.tenant_share if tenant else 1.0,  # a load without tenants stands for many
     )
-    what = Plan(size=size, pace=pace, bounds=bounds, seed=seed)
+    what = Plan(size=size, pace=pace, bounds=bounds, seed=seed, scale=scale)
     if policy:
         what = replace(what, policy=policy, gateways=gateways, cache_tokens=kv_cache_tokens)
     lengths = Lengths(prompt_tokens=prompt_tokens, output_tokens=output_tokens, sigma=tokens_sigma)
@@ -129,7 +134,11 @@ def plan(
     burst = parse_spike(spike) if spike else None
     load = Load(length_s=_positive_s(length, "--for"), rps=rps or 0.0, users=users, lengths=lengths, spike=burst)
     requests = _requests(trace, speed, load, burst, seed)
-    report = _simulate(populate(requests, crowd, seed), what, aim, seeks=policy is None or goal is not None)
+    report = _simulate(
+        populate(requests, crowd, seed), what, aim, seeks=(policy is None and scale is None) or goal is not None
+    )
+    if burst:
+        report = replace(report, spike_s=spike_start_s(burst, requests[-1].at_s if trace else load.length_s))
     if picture:
         _write(picture, draw(report, _title(trace, rps, users, length, spike)))
     if output == "json":
@@ -143,6 +152,13 @@ def _check_policy(policy: str | None, trace: Path | None) -> None:
         raise InvalidInput(f"There is no routing policy {policy!r}. Choose one of {', '.join(POLICIES)}.")
     if policy is not None and trace is None:
         raise InvalidInput("--policy needs a --trace that says which prompts begin alike: Mooncake's, with hash_ids.")
+
+
+def _check_scale(scale: str | None, workers_max: int | None) -> None:
+    if scale is not None and scale not in SCALERS:
+        raise InvalidInput(f"There is no scaler {scale!r}. Choose one of {', '.join(SCALERS)}.")
+    if scale is not None and workers_max is None:
+        raise InvalidInput("--scale needs --workers-max: the most workers that it may start.")
 
 
 def _requests(trace: Path | None, speed: float, load: Load, spike: Spike | None, seed: int) -> list[Request]:

@@ -12,6 +12,8 @@ from gateway.control import keys, models, tenants
 from gateway.control.money_api import MoneyDesk, money_routers
 from gateway.control.names import NAME_CHARS_MAX
 from gateway.control.prices_api import prices_router
+from gateway.control.routes_api import RoutesKept, routes_router
+from gateway.control.scale_api import ScaleDecisions, scale_router
 from gateway.control.workers import workers_router
 from gateway.core.directory import ServiceClass
 from gateway.planes import plane_app
@@ -68,15 +70,20 @@ def control_app(
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     zone: str = "UTC",
     money: MoneyDesk | None = None,
+    scale: ScaleDecisions | None = None,
+    routes: RoutesKept | None = None,
 ) -> FastAPI:
     """
     Make the app of the control plane; dates are those of *zone* unless a request names another.
 
-    Without a desk for *money* there are no routes for limits, budgets, balances and holds.
+    Without a desk for *money* there are no paths for limits, budgets, balances and holds; without *scale* and *routes*
+    none for these.
     """
     app = plane_app("Sluice control", admin_token, "SLUICE_ADMIN_TOKEN")
     for router in (
         *(money_routers(money) if money else ()),
+        *((scale_router(scale),) if scale else ()),
+        *((routes_router(routes),) if routes else ()),
         _tenants(directory),
         _keys(directory, now_ms),
         _models(directory, now_ms),

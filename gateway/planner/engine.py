@@ -86,6 +86,10 @@ class Engine:
         left = sum(sequence.prompt_tokens - sequence.computed for sequence in self._prefilling)
         return left + sum(sequence.prompt_tokens for sequence in self._waiting)
 
+    def busy_until(self, now_s: float) -> float:
+        """Tell how long it had work to do until *now_s*."""
+        return self.busy_s + (0.0 if self.ends_s is None else now_s - self._began_s)
+
     def add(self, sequence: Sequence, now_s: float) -> None:
         """Let *sequence* join with the next step, if the batch has room."""
         self._waiting.append(sequence)

@@ -135,12 +135,17 @@ def phases(spike: Spike | None, length_s: float) -> list[_Phase]:
     """Cut a load of *length_s* at the ends of its *spike*: (start, end, factor) of each part."""
     if spike is None:
         return [(0.0, length_s, 1.0)]
-    start_s = SPIKE_PART * length_s if spike.start_s is None else spike.start_s
+    start_s = spike_start_s(spike, length_s)
     if start_s >= length_s:
         raise InvalidInput(f"The spike begins at {start_s:g} s, but the load ends at {length_s:g} s.")
     end_s = min(length_s, start_s + (SPIKE_PART * length_s if spike.length_s is None else spike.length_s))
     parts = [(0.0, start_s, 1.0), (start_s, end_s, spike.factor), (end_s, length_s, 1.0)]
     return [part for part in parts if part[1] > part[0]]
+
+
+def spike_start_s(spike: Spike, length_s: float) -> float:
+    """Give when a *spike* of a load of *length_s* begins."""
+    return SPIKE_PART * length_s if spike.start_s is None else spike.start_s
 
 
 def check_count(requests: float) -> None:

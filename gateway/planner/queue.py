@@ -55,6 +55,11 @@ class VirtualQueue:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def backlog_tokens(self) -> int:
+        """The work that waits."""
+        return sum(ticket.work for ticket in self._waiting.values())
+
     def enter(self, ticket: Ticket, now_s: float) -> Entry:
         """Let *ticket* past an empty line into a free slot, else put it in line, else refuse it."""
         if self.in_flight < self.slots and not len(self._line):

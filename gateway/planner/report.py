@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from gateway.planner.clairvoyant import engine_s
 from gateway.planner.quantities import Goal
 from gateway.planner.simulation import Course, Plan
 from gateway.planner.stories import Ending, Story
@@ -14,12 +16,17 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The figures of a course. *workers_needed* is None if no number of workers that was tried meets the goal."""
+    """
+    The figures of a course. *workers_needed* is None if no number of workers that was tried meets the goal.
+
+    *spike_s* is when a spike begins, if there is one.
+    """
 
     course: Course
     plan: Plan
     goal: Goal
     workers_needed: int | None
+    spike_s: float | None = None
 
     def to_json(self) -> Figures:
         """Give all figures, under names that stay."""
@@ -36,6 +43,9 @@ class Report:
             "engine_wasted_share": _round(self.course.engine_wasted_s / max(self.course.engine_busy_s, 1e-9), 5),
             "slots_used_share": _round(self._slots_used_share()),
             "worker_hours": _round(self.course.engine_paid_s / 3600),
+            "worker_seconds": _round(self.course.engine_paid_s, 0),
+            "over_provisioned_share": _round(self._over_provisioned_share()),
+            "drained_after_s": self._drained_after_s(),
             "waiting_max": max(sample.waiting for sample in self.course.samples),
             "by_class": _by(stories, lambda story: story.request.service_class.label),
             "by_tenant": _by(stories, lambda story: story.request.tenant),
@@ -52,6 +62,28 @@ class Report:
         """Give the part of all prompts sent to engines that was in their prefix caches."""
         sent = [story for story in self.course.stories if story.sent_s is not None]
         return sum(story.cached_tokens for story in sent) / max(1, sum(story.request.prompt_tokens for story in sent))
+
+    def _over_provisioned_share(self) -> float:
+        """
+        Give the part of all worker time in which ready workers were more than the work took.
+
+        That is what was ready, less the least engine time of what was served (clairvoyant.engine_s); a worker that
+        starts is paid for, but nobody could have had it sooner.
+        """
+        pace, samples = self.plan.pace, self.course.samples
+        spans = [(one, later.at_s - one.at_s) for one, later in pairwise(samples)]
+        ready_s = sum(one.slots / pace.max_num_seqs * span_s for one, span_s in spans)
+        paid_s = sum(one.workers * span_s for one, span_s in spans)
+        needed_s = sum(engine_s(story.request, pace) for story in self.course.stories if _is_served(story))
+        return max(0.0, ready_s - needed_s) / paid_s if paid_s else 0.0
+
+    def _drained_after_s(self) -> float | None:
+        """Give how long after the spike's beginning the line that it made was empty; None if it made none or never."""
+        if self.spike_s is None:
+            return None
+        after = [one for one in self.course.samples if one.at_s >= self.spike_s]
+        began_s = next((one.at_s for one in after if one.waiting), math.inf)
+        return next((_round(one.at_s - self.spike_s) for one in after if one.at_s > began_s and not one.waiting), None)
 
     def _slots_used_share(self) -> float:
         slots = sum(sample.slots for sample in self.course.samples)

@@ -293,9 +293,7 @@ class Simulation:
     def _pool(self) -> Pool:
         queue = self._queue
         workers, backlog_tokens = self._fleet.staying, queue.backlog_tokens
-        return Pool(
-            waiting=queue.waiting, in_flight=queue.in_flight, backlog_tokens=backlog_tokens, workers=workers
-        )
+        return Pool(waiting=queue.waiting, in_flight=queue.in_flight, backlog_tokens=backlog_tokens, workers=workers)
 
     def _resize(self, _: None = None) -> None:
         self._fleet.refresh(self._now_s)

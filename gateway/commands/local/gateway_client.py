@@ -45,6 +45,11 @@ class GatewayClient:
         answer = await self._http.get("/admin/v1/workers", headers=self._bearer)
         return list(answer.raise_for_status().json()["data"])
 
+    async def scale(self) -> dict[str, Any]:
+        """Give the decisions on how many workers pools should have."""
+        answer = await self._http.get("/admin/v1/scale", headers=self._bearer)
+        return dict(answer.raise_for_status().json())
+
     async def chat(self, body: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Send one chat completion as a client would. Raises StartFailed with what the gateway says."""
         headers = {"Authorization": f"Bearer {key}"}
