@@ -118,7 +118,11 @@ def make_demand(settings: Settings, redis: Redis | None, owner: str) -> MemoryDe
 
 
 def scale_rules(settings: Settings, declared: PoolSpec | None) -> ScaleRules:
-    """Give what bounds a pool: what was declared of it, else the settings."""
+    """
+    Give what bounds a pool: what was declared of it, else the settings.
+
+    How fast a backlog is worked off is a setting alone: a pool's own *drain_s* is what a worker that leaves has.
+    """
     of = settings.scale
     if declared is None:
         return ScaleRules(
@@ -131,7 +135,7 @@ def scale_rules(settings: Settings, declared: PoolSpec | None) -> ScaleRules:
     return ScaleRules(
         workers_min=declared.workers_min,
         workers_max=declared.workers_max,
-        drain_s=declared.drain_s,
+        drain_s=of.drain_s,
         down_s=of.down_s,
         idle_s=inf if declared.idle_s is None else declared.idle_s,
     )
