@@ -113,7 +113,7 @@ async def test_who_would_be_held_in_vain_is_told_at_once_when_to_come_again(star
         await until(lambda: "1 under way" in repr(starts))
         await asyncio.sleep(1.5)  # what this start takes
         await path.beat(0)
-        await until(lambda: "1 pools known" in repr(starts))
+        await until(lambda: starts.start_s("tiny") is not None)
         await path.beat(0, state=WorkerState.LOADING)
         await until(lambda: "1 under way" in repr(starts))
         client = waits(path, STREAM)
