@@ -88,7 +88,7 @@ def test_the_scaler_has_the_bounds_of_the_file():
 
 def _declared(objects):
     file = read_pool_file(_config(objects).encode(), "sluice.yaml")
-    assert file.errors == []
+    assert file.findings == ()
     return file
 
 

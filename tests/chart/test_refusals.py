@@ -31,7 +31,6 @@ CASES = {
             "p": {"model": "/models/x", "gpus_per_worker": 3, "kubernetes": {"nodes": 2, "cache": {"claim": "models"}}}
         }
     },
-    "an accelerator that nobody knows": {"pools": {"p": {**POOL, "accelerator": "abacus"}}},
     "a pool without a model": {"pools": {"p": {"workers": {"min": 1}}}},
     "a slip in a pool": {"pools": {"p": {**POOL, "workers": {"minimum": 1}}}},
     "a slip in a setting": {"gateway": {"settings": {"queue": {"waiting_maximum": 5}}}},

@@ -43,17 +43,18 @@
 {{ div $gpus $nodes }}
 {{- end }}
 
-{{/* What Kubernetes calls the pool's accelerator; empty for CPUs. */}}
+{{/* What Kubernetes calls the pool's accelerator; empty for CPUs. Of most names, such as H200, it is NVIDIA's. */}}
 {{- define "sluice.resourceName" -}}
-{{- $names := dict "cpu" "" "cuda" "nvidia.com/gpu" "nvidia" "nvidia.com/gpu" "rocm" "amd.com/gpu" "amd" "amd.com/gpu" "ascend" "huawei.com/Ascend910" -}}
-{{- $accelerator := default "cuda" .pool.accelerator -}}
+{{- $accelerator := default "" .pool.accelerator | lower -}}
 {{- $own := default dict .pool.kubernetes -}}
 {{- if hasKey $own "resourceName" -}}
 {{ $own.resourceName }}
-{{- else if hasKey $names $accelerator -}}
-{{ get $names $accelerator }}
-{{- else -}}
-{{- fail (printf "pools.%s.accelerator is %q, for which Kubernetes' name is not known: say it as pools.%s.kubernetes.resourceName, such as nvidia.com/gpu." .name $accelerator .name) -}}
+{{- else if hasPrefix "ascend" $accelerator -}}
+huawei.com/Ascend910
+{{- else if regexMatch "^(amd|mi[0-9])" $accelerator -}}
+amd.com/gpu
+{{- else if ne $accelerator "cpu" -}}
+nvidia.com/gpu
 {{- end -}}
 {{- end }}
 
