@@ -79,6 +79,15 @@ def test_a_model_that_is_being_downloaded_is_not_removed(hub, sluice, store):
         sluice("remove", MODEL)
 
 
+def test_what_a_broken_download_left_is_removed_too(hub, sluice, store, tmp_path):
+    parts = store.partial(MODEL, "c" * 40)
+    parts.mkdir(parents=True)
+    (parts / "model.safetensors.incomplete").write_bytes(bytes(2_000_000))
+    (store.root / ".partial" / ".removed-1").mkdir()
+    assert "2.0 MB that downloads of Qwen/Qwen3-Test had left" in sluice("remove", MODEL)
+    assert list((store.root / ".partial").iterdir()) == []
+
+
 def test_errors_are_one_sentence_each(sluice, tmp_path):
     with pytest.raises(SluiceError, match=r"has no Qwen/Nothing at revision master \(404\)"):
         sluice("pull", "Qwen/Nothing")

@@ -174,7 +174,11 @@ def test_a_damaged_model_is_not_served(hub, puller):
         puller.ensure()
 
 
-def test_no_connection_says_what_to_check(puller, store, hub):
+def test_no_connection_says_what_to_check_and_what_is_still_served(puller, hub):
+    commit = hub.put(MODEL, small_model(megabytes=0.1))
+    puller.fetch()
     hub.url = "http://127.0.0.1:9"
-    with pytest.raises(WorkerError, match=r"No connection to ModelScope .*HTTPS_PROXY"):
+    with pytest.raises(
+        WorkerError, match=rf"No connection to ModelScope .*HTTPS_PROXY.* on this disk: commit {commit}"
+    ):
         puller.fetch()

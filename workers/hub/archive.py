@@ -156,6 +156,7 @@ def _manifest(tar: tarfile.TarFile) -> Manifest:
 @contextlib.contextmanager
 def _draft(store: ModelStore, manifest: Manifest) -> Iterator[Path]:
     """Give an empty folder on the store's disk, with room for the model; it is gone afterwards."""
+    store.sweep()
     draft = store.root / ".partial" / f".import-{secrets.token_hex(4)}"
     draft.mkdir(parents=True)
     try:

@@ -60,13 +60,23 @@ def fetch(pull: Pull) -> Stored:
     """Ask the hub which commit the revision means now, and have that on this disk. Raises WorkerError."""
     try:
         with session(pull.hub, pull.ref) as sdk:
-            listing = sdk.listing(pull.progress.note)
+            listing = _listing(pull, sdk)
             pin = listing.commit or f"{pull.ref.revision.replace('/', '+')}-{digest(listing.files)}"
             stored = _present(pull.store, pull.ref.id, pin) or _pulled(pull, sdk, listing, pin)
     except OSError as error:
         raise WorkerError(_io_sentence(pull.store, error)) from error
     pull.store.note(pull.ref, pin)
     return stored
+
+
+def _listing(pull: Pull, sdk: Session) -> Listing:
+    try:
+        return sdk.listing(pull.progress.note)
+    except WorkerError as error:
+        if stored := pull.store.find(pull.ref):
+            kept = f" Workers go on with what is on this disk: commit {stored.manifest.pin}."
+            raise WorkerError(f"{error}{kept}") from error
+        raise
 
 
 def _present(store: ModelStore, model_id: str, pin: str) -> Stored | None:

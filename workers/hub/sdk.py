@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from workers.hub.ids import ModelRef
+
 # Read by the SDK when it is imported. One layer of tries, ours; Retry-After is obeyed as it is; no end but ours.
 SDK_ENVIRONMENT = {
     "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0",
@@ -109,7 +111,7 @@ def _list(api: Any, model: str, revision: str, report: _Report) -> None:
 
 def _listing(api: Any, model: str, revision: str) -> dict[str, Any]:
     """List a model's files at the commit that *revision* means now: the listing of a branch may change under us."""
-    commit = revision if len(revision) == 40 else _commit(api, model, revision)
+    commit = ModelRef(model, revision).commit or _commit(api, model, revision)
     files = api.list_repo_files(model, "model", revision=commit or revision)
     return {
         "commit": commit,
@@ -128,8 +130,7 @@ def _commit(api: Any, model: str, revision: str) -> str:
         authorized=False,
     ).json()
     committer = (answer.get("Data") or {}).get("LatestCommitter") or {}
-    commit = str(committer.get("Id") or "")
-    return commit if len(commit) == 40 else ""
+    return ModelRef(model, str(committer.get("Id") or "unknown")).commit
 
 
 def _download(api: Any, model: str, wanted: dict[str, Any], report: _Report) -> None:

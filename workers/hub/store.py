@@ -14,9 +14,11 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from workers.errors import WorkerError
 from workers.hub.checking import make_durable, problem_at_a_glance
@@ -24,6 +26,7 @@ from workers.hub.ids import ModelRef, is_model_id, slug
 from workers.hub.manifest import MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, parse_manifest
 
 _REFS = ".refs"
+_DRAFT_S_MAX = 86_400  # an import that takes a day has long ended or died: a terabyte at 12 MB/s
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,19 @@ class ModelStore:
         for folder in (stored.folder.parent, stored.folder.parent.parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if nothing is left in it
+
+    def parts(self, model_id: str) -> list[tuple[str, Path]]:
+        """List what downloads of a model left or have under way: the pin, and the folder of the parts."""
+        folders = (self.root / ".partial").glob(f"{slug(model_id)}@*")
+        return [(unquote(folder.name.partition("@")[2]), folder) for folder in sorted(folders)]
+
+    def sweep(self) -> None:
+        """Delete what nobody can be at work on: what was removed, and drafts of imports that are a day old."""
+        drafts = (self.root / ".partial").glob(".*")
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                if draft.name.startswith(".removed-") or time.time() - draft.stat().st_mtime > _DRAFT_S_MAX:
+                    shutil.rmtree(draft)
 
     def _forget(self, model_id: str, pin: str) -> None:
         refs = self._refs(model_id)

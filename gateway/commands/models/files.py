@@ -1,6 +1,7 @@
 """Models on this disk: pulled from ModelScope, verified, exported, imported, removed."""
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,9 @@ from gateway.errors import InvalidInput, NotFoundError
 from gateway.settings import Settings, load_settings
 from workers.errors import WorkerError
 from workers.hub.archive import export, import_archive, import_folder
-from workers.hub.checking import problems
+from workers.hub.checking import problems, walk
 from workers.hub.client import Hub
-from workers.hub.ids import parse_ref
+from workers.hub.ids import parse_ref, size_text
 from workers.hub.lock import held
 from workers.hub.modelscope import checked_folder, resolve
 from workers.hub.progress import watching
@@ -123,17 +124,36 @@ def import_model(
 
 def remove(model: Model, revision: Revision = None, home: Home = None, output: Format = "table") -> None:
     """
-    Delete a model from this disk. Engines that have loaded it keep running; a worker that starts pulls it again.
+    Delete a model from this disk, and what broken downloads of it left.
+
+    Engines that have loaded it keep running; a worker that starts pulls it again.
 
     Example: sluice models remove Qwen/Qwen3-8B
     """
     store = ModelStore(load_settings(home=home).models_dir)
     with told():
-        stored = _stored(store, model, revision)
-        locks = store.locks(stored.manifest.id, stored.manifest.pin)
-        with held(locks, lambda _owner: None, may_wait=False):
+        parts = 0 if revision else _remove_parts(store, parse_ref(model).id)
+        try:
+            stored = _stored(store, model, revision)
+        except NotFoundError:
+            if not parts:
+                raise
+            typer.echo(f"Deleted {size_text(parts)} that downloads of {model} had left.")
+            return
+        with held(store.locks(stored.manifest.id, stored.manifest.pin), lambda _owner: None, may_wait=False):
             store.remove(stored)
     print_record(COLUMNS, record(stored), output)
+
+
+def _remove_parts(store: ModelStore, model_id: str) -> int:
+    """Delete the parts of downloads that nobody is at; give how many bytes they had."""
+    store.sweep()
+    freed = 0
+    for pin, folder in store.parts(model_id):
+        with held(store.locks(model_id, pin), lambda _owner: None, may_wait=False):
+            freed += sum(path.stat().st_size for path in walk(folder))
+            shutil.rmtree(folder)
+    return freed
 
 
 def hub_folder(settings: Settings, model: str, revision: str | None = None) -> Path:
