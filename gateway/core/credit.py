@@ -39,6 +39,7 @@ LATENCY_SHARE_MIN = 0.75  # what it leaves of the engine's limit
 SHORT_SAMPLES, LONG_SAMPLES = 10, 100
 LONG_DECAY = 0.95  # Gradient2: after a phase of congestion the long average must come down again
 
+RATE_SAMPLES = 50  # first tokens until a worker counts as faster or slower than others
 PREFILL_STEPS = 2  # one step's prompt tokens are computed while the next one's arrive
 BATCHED_TOKENS_GUESS = 2048  # vLLM's default on small GPUs and CPUs
 STEP_S_GUESS = 0.5  # of an engine that has not shown a first token yet: slower than most
@@ -126,8 +127,9 @@ class WorkerCredit:
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """How many prompt tokens the engine computes in a second as its first tokens have shown it; 0 before any."""
-        return self._batched_tokens / self._prefill.long if self._prefill.long else 0.0
+        """How many prompt tokens the engine computes in a second, as enough first tokens have shown it; 0 before."""
+        shown = self._prefill.long if self._prefill.samples >= RATE_SAMPLES else 0.0
+        return self._batched_tokens / shown if shown else 0.0
 
     def use(self, seqs: int) -> None:
         """Note that *seqs* sequences are in flight: only a credit that is used up may grow."""

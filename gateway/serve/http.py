@@ -116,12 +116,21 @@ class Reply:
         transport = self._transport
         return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
 
-    def describe(self, worker: str, queue_ms: int | None) -> None:
-        """Say which worker answers and how long the request waited: in headers, or if they are out, in a comment."""
+    def describe(self, worker: str, queue_ms: int | None, cached_tokens: int | None = None) -> None:
+        """
+        Say which worker answers and how long the request waited: in headers, or if they are out, in a comment.
+
+        *cached_tokens* is what a stream's prompt is expected to have in the worker's cache: its headers go before the
+        engine has said it.
+        """
+        known = {"worker": worker, "queue-ms": queue_ms or 0}
+        if cached_tokens is not None:
+            known["cached-tokens"] = cached_tokens
         if not self.has_begun:
-            self.headers += [(b"x-sluice-worker", worker.encode()), (b"x-sluice-queue-ms", b"%d" % (queue_ms or 0))]
+            self.headers += [(f"x-sluice-{name}".encode(), f"{value}".encode()) for name, value in known.items()]
         elif self.takes_comments:
-            self._note = f": worker={worker} queue_ms={queue_ms or 0}\n\n".encode()
+            words = " ".join(f"{name.replace('-', '_')}={value}" for name, value in known.items())
+            self._note = f": {words}\n\n".encode()
 
     async def begin_stream(self) -> None:
         """Send status 200 and the headers of an event stream, unless they are out."""

@@ -46,12 +46,16 @@ def describe(event: MeterEvent, price: PriceVersion | None) -> dict[str, Any]:
 
 
 def headers(record: MeterRecord) -> list[Header]:
-    """Give the headers of a whole answer: what it cost, if it has a price, and the receipt, if it was asked for."""
+    """
+    Give the headers of a whole answer: what of its prompt was cached, its cost, and the receipt if it was asked for.
+
+    It has a cost if it has a price.
+    """
     event, price = record.settled, record.price
-    found: list[Header] = []
+    found: list[Header] = [(b"x-sluice-cached-tokens", b"%d" % event.cached_tokens)] if event.worker else []
     if price is not None:
         nano = cost_nano(rate(event, price))
-        found = [
+        found += [
             (b"x-sluice-cost-nano", b"%d" % nano),
             (b"x-sluice-currency", price.currency.encode()),
             (b"x-sluice-price", price.id.encode()),

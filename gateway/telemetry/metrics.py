@@ -48,6 +48,15 @@ class Metrics:
             "sluice_queue_wait_seconds", "Time in the queue.", ["pool", "class"], buckets=_WAIT_BUCKETS_S, registry=r
         )
         self._refusals = Counter("sluice_refusals", "Requests refused here.", ["code", "class"], registry=r)
+        self._predicted_cache = Counter(
+            "sluice_routing_predicted_cached_tokens", "Prompt tokens expected in caches.", ["pool"], registry=r
+        )
+        self._actual_cache = Counter(
+            "sluice_routing_actual_cached_tokens", "Those that were, of the same requests.", ["pool"], registry=r
+        )
+        self._cache_error = Counter(
+            "sluice_routing_cached_error_tokens", "By how much these differ, request by request.", ["pool"], registry=r
+        )
         self._eta_error = Histogram(
             "sluice_queue_eta_error_ratio",
             "How far the first expected wait that was told missed the true one, as a part of that.",
@@ -91,6 +100,12 @@ class Metrics:
         """Take an expected wait and what it came to; of less than a second it tells nothing."""
         if waited_s >= 1:
             self._eta_error.labels(pool).observe(abs(eta_s - waited_s) / waited_s)
+
+    def count_predicted_cache(self, pool: str, predicted_tokens: int, actual_tokens: int) -> None:
+        """Count how much of a prompt was expected to be in its worker's cache, and how much was."""
+        self._predicted_cache.labels(pool).inc(predicted_tokens)
+        self._actual_cache.labels(pool).inc(actual_tokens)
+        self._cache_error.labels(pool).inc(abs(predicted_tokens - actual_tokens))
 
     def count_job(self, outcome: str) -> None:
         """Count a job that ended: completed, failed or cancelled."""

@@ -92,10 +92,11 @@ def test_memory_is_bounded_whatever_is_sent(sendings):
 def test_more_beginnings_are_remembered_for_more_workers_within_3_mb_for_a_hundred():
     sent = SentPrefixes()
     sent.resize(100)
+    names = [f"worker-{number}" for number in range(HOLDERS_MAX)]
     tracemalloc.start()
     for number in range(10_000):
-        for worker in range(HOLDERS_MAX):
-            sent.note(chain(str(number)), f"worker-{worker}", float(number))
+        for name in names:
+            sent.note(chain(str(number)), name, float(number))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(sent) == 6000 > ENTRIES_MIN

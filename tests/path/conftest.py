@@ -58,10 +58,10 @@ def start_path(tmp_path, start_sim):
     """A context manager that runs a gateway over *count* engines; further options are settings."""
 
     @asynccontextmanager
-    async def start(count=2, engine=None, **options):
+    async def start(count=2, engine=None, home=tmp_path, **options):
         engines = [await start_sim(**(engine or {})) for _ in range(count)]
         options = {"spool": {"ship_interval_s": 0.02}, "roster": {"lease_s": 600}, **options}
-        settings = load_settings({}, home=tmp_path, **options)
+        settings = load_settings({}, home=home, **options)
         key = _declare(settings)
         gateway = Gateway(settings)
         await gateway.start()

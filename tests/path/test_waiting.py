@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 
 import pytest
@@ -36,7 +37,8 @@ async def test_a_stream_is_told_its_place_and_then_its_answer(start_path, connec
         [event] = [one for one in (await path.events()).values() if one["id"] == client.id]
     told = COMMENT.findall(client.body)
     assert (told[0][0], told[0][2], told[0][3]) == (b"1", b"1", client.id.encode())
-    assert f": worker=w0 queue_ms={event['queue_ms']}\n\ndata:".encode() in client.body
+    worker = f": worker=w0 queue_ms={event['queue_ms']} cached_tokens=[0-9]+\n\ndata:"
+    assert re.search(worker.encode(), client.body)
     assert client.body.endswith(b"data: [DONE]\n\n")
     assert event["outcome"] == "completed"
     assert event["queue_ms"] > 500
