@@ -12,12 +12,16 @@ def declare_model(store: DirectoryStore, name: str, pool: str, *, now_ms: int) -
     """
     Let clients ask for *name*, served by the workers of *pool*. Idempotent; brings a retired model back.
 
-    Raises AlreadyExists if another pool serves it, InvalidInput for a name that cannot be.
+    Raises AlreadyExists if another pool serves it, or several share it, InvalidInput for a name that cannot be.
     """
     check_name("A model's name", name)
     check_name("A pool's name", pool)
     known = store.model(name)
     if known and not known.is_retired:
+        if known.weights:
+            shared = " and ".join(map(repr, known.pools))
+            advice = "Change it there and `sluice apply` it, or retire it first."
+            raise AlreadyExists(f"The model {name!r} is shared by pools {shared}, as sluice.yaml says. {advice}")
         if known.pool != pool:
             advice = f"Retire it first: `sluice models retire {name}`."
             raise AlreadyExists(f"The model {name!r} is served by pool {known.pool!r} already. {advice}")

@@ -5,7 +5,7 @@ import pytest
 from gateway.control.keys import create_key, revoke_key
 from gateway.control.models import declare_model, retire_model
 from gateway.control.tenants import create_tenant, resume_tenant, set_tenant, suspend_tenant
-from gateway.core.directory import Tenant
+from gateway.core.directory import Model, Tenant
 from gateway.core.ids import KEY_PREFIX, digest
 from gateway.errors import AlreadyExists, InvalidInput, NotFoundError
 
@@ -180,3 +180,11 @@ def test_a_name_that_a_database_or_a_terminal_would_choke_on_is_refused(director
     assert len(directory.tenants()) == 1
     assert not directory.keys(None)
     assert not directory.models()
+
+
+def test_a_shared_name_is_not_declared_anew_by_hand(directory):
+    directory.put_model(Model(name="plus", pool="a", created_ms=1, weights={"a": 9, "b": 1}, is_from_file=True))
+    with pytest.raises(AlreadyExists, match=r"'plus' is shared by pools 'a' and 'b', as sluice.yaml says"):
+        declare_model(directory, "plus", "a", now_ms=2)
+    retire_model(directory, "plus")
+    assert declare_model(directory, "plus", "a", now_ms=2) == Model(name="plus", pool="a", created_ms=1)
