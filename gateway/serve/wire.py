@@ -6,6 +6,7 @@ leave as one. httptools parses; nothing here knows of retries, usage or SSE.
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from collections import Counter, deque
@@ -16,6 +17,15 @@ from urllib.parse import urlsplit
 
 import httptools
 
+# A network that is cut says nothing: after so long without a word the kernel asks whether the engine's host is there,
+# so often, so many times. After 3 + 3 × 2 s the connection is lost, however long the engine may think.
+_SILENCE_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 9_000),  # the same for what we sent and it does not acknowledge
+)
 # A reader that is slower than the engine stops the engine's socket at this many bytes, and starts it again at none.
 UNREAD_BYTES_MAX = 256 << 10
 
@@ -139,6 +149,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        to_engine = transport.get_extra_info("socket")
+        for option in _SILENCE_OPTIONS:
+            to_engine.setsockopt(*option)
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)

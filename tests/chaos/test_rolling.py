@@ -17,8 +17,8 @@ def installation(tmp_path, redis_url):
 
 
 def drain(installation, worker) -> None:
-    """Drain a worker as an operator does, and wait until it has ended."""
-    gateway = installation.gateways[0]
+    """Drain a worker as an operator does, by the last gateway to be restarted, and wait until it has ended."""
+    gateway = installation.gateways[-1]
     installation.environ |= {"SLUICE_PORT": str(gateway.port), "SLUICE_ADMIN_TOKEN": ADMIN_TOKEN}
     [ended] = installation.sluice_json("worker", "drain", worker.name, "--wait", "--timeout-s", "60")
     assert ended["state"] == "ended"
@@ -34,12 +34,12 @@ def replace_workers(installation) -> None:
         drain(installation, worker)
 
 
-def restart_gateways(installation) -> None:
+def restart(gateways) -> None:
     """Restart one gateway after the other; the next one goes when the last one serves again."""
-    for gateway in installation.gateways:
+    for gateway in gateways:
         assert gateway.stop() == 0
         gateway.start()
-        gateway.wait_until("back with its workers", lambda g=gateway: len(g.ready_workers()) == 2, 30)
+        gateway.wait_until("back with its workers", lambda g=gateway: len(g.ready_workers()) >= 2, 30)
 
 
 @pytest.mark.timeout(240)
@@ -50,10 +50,13 @@ async def test_replacing_all_workers_and_restarting_all_gateways_fails_no_reques
     start_workers(installation, 2)
     stop = asyncio.Event()
     urls = [gateway.url for gateway in installation.gateways]
-    load = asyncio.create_task(keep_asking_by_sdk(urls, key, clients=9, stop=stop, seed=5))
+    load = asyncio.create_task(keep_asking_by_sdk(urls, key, clients=6, stop=stop, seed=5))
     try:
-        await asyncio.to_thread(replace_workers, installation)
-        await asyncio.to_thread(restart_gateways, installation)
+        await asyncio.gather(
+            asyncio.to_thread(replace_workers, installation),
+            asyncio.to_thread(restart, installation.gateways[:-1]),  # at the same time
+        )
+        await asyncio.to_thread(restart, installation.gateways[-1:])
     finally:
         stop.set()
         tally = await load

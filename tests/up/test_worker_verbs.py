@@ -3,7 +3,6 @@
 import json
 import subprocess
 
-import httpx
 import pytest
 
 from tests.servers.installation import ADMIN_TOKEN, Installation
@@ -48,6 +47,9 @@ def test_workers_are_cordoned_and_drained_one_by_one_and_as_a_pool(installation)
     assert [one["state"] for one in printed(installation, "cordon", "--pool", "tiny")] == ["cordoned"] * 2
     for gateway in gateways:
         gateway.wait_until("told of the cordon", lambda g=gateway: g.ready_workers() == [], 10)
+    gateways[1].kill()
+    gateways[1].start()  # it learns of the cordon from the others
+    gateways[1].wait_until("told anew", lambda: [one["state"] for one in gateways[1].workers()] == ["cordoned"] * 2, 10)
     printed(installation, "uncordon", "worker-2")
     for gateway in gateways:
         gateway.wait_until("told of its end", lambda g=gateway: g.ready_workers() == ["worker-2"], 10)
@@ -67,15 +69,3 @@ def test_workers_are_cordoned_and_drained_one_by_one_and_as_a_pool(installation)
     assert "No worker of the pool 'another'" in " ".join(
         verb(installation, "cordon", "--pool", "another").stderr.split()
     )
-
-
-def test_a_cordon_outlives_the_restart_of_its_gateway(installation):
-    first, second = installation.add_gateway(), installation.add_gateway(own_home=True)
-    installation.declare()
-    installation.add_worker("sim").wait_ready(60)
-    bearer = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-    httpx.post(f"{first.url}/admin/v1/workers/worker-1/cordon", headers=bearer).raise_for_status()
-    second.wait_until("told", lambda: second.ready_workers() == [], 10)
-    first.kill()
-    first.start()
-    first.wait_until("told again", lambda: [one["state"] for one in first.workers()] == ["cordoned"], 10)
