@@ -3,10 +3,12 @@
 import asyncio
 import json
 import time
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 
+from gateway.core.retry_budget import WINDOW_S
 from gateway.core.roster import WorkerState
 from gateway.serve.wire import ConnectionPool
 from tests.servers.clients import COUNTED, ask
@@ -18,7 +20,7 @@ STREAM = BODY | {"stream": True, "stream_options": COUNTED}
 BAD = BODY | {"temperature": -1}
 QUICK = {"ejection_s": 0.3, "ejection_s_max": 0.3, "slow_start_s": 0.0}
 REFUSED = 10_000
-LIMIT_S = 2.5
+LIMIT_S = 5.0
 
 
 @pytest.fixture
@@ -107,19 +109,15 @@ async def say_after(reader, writer, answer):
 
 
 async def test_a_worker_that_answers_with_errors_is_ejected_and_comes_back_through_one_request(start_path, connections):
-    async with start_path(
-        upstream={"suspect_s": 0.01}, health=QUICK | {"ejection_s": 1.0, "ejection_s_max": 1.0}
-    ) as path:
+    async with start_path(upstream={"suspect_s": 0.01}, health={"ejection_s": 3.0, "slow_start_s": 0.0}) as path:
         await path.engines[0].fault(error_next=-1)
-        asked = 0
         while health(path) != "ejected":
             assert (await ask(connections, path.url, path.key, BODY)).is_finished
-            asked += 1
             await asyncio.sleep(0.011)
         failed = len(await path.engines[0].journal())
         assert failed == sum(figures(path).faults.values()) == 5
         assert "5 faults in a row" in figures(path).reason
-        endings = [await ask(connections, path.url, path.key, BODY) for _ in range(5)]
+        endings = await ask_often(path, connections, BODY, 5, at_once=5)
         assert {ending.worker for ending in endings} == {"w1"}
         await path.engines[0].fault(error_next=0)
         await until(lambda: health(path) == "half_open")
@@ -133,12 +131,10 @@ async def test_a_worker_that_answers_with_errors_is_ejected_and_comes_back_throu
 async def test_a_worker_that_stays_broken_costs_one_request_an_ejection(start_path, connections):
     async with start_path(upstream={"suspect_s": 0.01}, health=QUICK | {"faults_in_row": 1}) as path:
         await path.engines[0].fault(error_next=-1)
-        stop_s = time.monotonic() + 2.0
-        while time.monotonic() < stop_s:
+        while figures(path).ejections < 4:
             endings = await asyncio.gather(*(ask(connections, path.url, path.key, BODY) for _ in range(4)))
             assert all(ending.is_finished for ending in endings)
         first = 8  # the most that were on it before it was found out
-        assert figures(path).ejections >= 2
         assert len(await path.engines[0].journal()) <= first + figures(path).ejections
 
 
@@ -155,23 +151,28 @@ async def test_a_worker_that_beats_but_cannot_be_reached_from_here_is_ejected(st
         assert {fault.label: count for fault, count in figures(path).faults.items() if count} == {"unreachable": 5}
 
 
-@pytest.mark.parametrize("how", [accept_only, say_head_only, trickle])
-async def test_a_hung_worker_holds_only_its_own_requests_and_no_longer_than_its_limits(start_path, connections, how):
-    upstream = {"header_timeout_s": LIMIT_S, "first_byte_timeout_s": LIMIT_S, "suspect_s": 0.05}
-    async with hung_engine(how) as (url, held), start_path(upstream=upstream) as path:
-        await path.beat(0, url=url)
+async def test_hung_workers_hold_only_their_own_requests_and_no_longer_than_the_limits(start_path, connections):
+    upstream = {"header_timeout_s": LIMIT_S, "first_byte_timeout_s": LIMIT_S, "attempts_max": 3}
+    rules = {"faults_in_row": 2, "pool_share_max": 0.75, "ejection_s": 600, "ejection_s_max": 600}
+    held = []
+    async with AsyncExitStack() as stack:
+        path = await stack.enter_async_context(start_path(count=4, upstream=upstream, health=rules))
+        for number, how in enumerate([accept_only, say_head_only, trickle]):
+            url, connected = await stack.enter_async_context(hung_engine(how))
+            held.append(connected)
+            await path.beat(number, url=url, max_seqs=2)
         times = await timed(path, connections)
-        assert health(path) == "ejected"
-        await until(lambda: not held)
-        assert figures(path).in_flight == 0
         direct = [took_s for took_s, attempts in times if attempts == 1]
-        assert len(direct) > 0.8 * len(times)
+        assert len(times) - len(direct) == 6, "what the hung workers had, all of it, went elsewhere"
         assert p99(direct) < LIMIT_S, "whoever is held by a hung worker is held for its whole limit"
-        assert max(took_s for took_s, _ in times) < 2 * LIMIT_S, "the others lost one limit's time"
+        for worker in ("w0", "w1", "w2"):
+            assert (health(path, worker), figures(path, worker).in_flight) == ("ejected", 0)
+            assert sum(figures(path, worker).faults.values()) == 2
+        await until(lambda: not any(held))
 
 
-async def timed(path, connections, count=300, at_once=8):
-    """Ask streams of a pool that is half busy; gives how long each took, and how many workers."""
+async def timed(path, connections, count=300, at_once=12):
+    """Ask streams, so that a pool is half busy; gives how long each took, and how many workers."""
     took_s, left = {}, iter(range(count))
 
     async def client():
@@ -198,13 +199,15 @@ async def test_when_a_pool_fails_as_a_whole_few_requests_are_tried_twice_and_the
     async with start_path(upstream=upstream) as path:
         for engine in path.engines:
             await engine.fault(error_next=-1)
+        began_s = time.monotonic()
         endings = await ask_often(path, connections, BODY, 100, at_once=8)
+        windows = 1 + (time.monotonic() - began_s) // WINDOW_S
         text = await scrape(path)
         tries = sum([len(await engine.journal()) for engine in path.engines])
     assert {ending.status for ending in endings} == {502}
     refused = [json.loads(ending.body)["error"] for ending in endings if b"retry_budget_spent" in ending.body]
     assert "no more than 20% of them and 3 besides" in refused[0]["message"]
-    assert tries == 200 - len(refused) <= 123
+    assert tries == 200 - len(refused) <= 100 + 20 + 3 * windows
     assert f'sluice_retries_refused_total{{pool="tiny"}} {len(refused)}.0' in text
     assert f'sluice_refusals_total{{class="standard",code="retry_budget_spent"}} {len(refused)}.0' in text
 
