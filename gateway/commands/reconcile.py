@@ -14,7 +14,7 @@ from gateway.finance.residue import KINDS, Alarm, Line
 from gateway.settings import Settings
 from gateway.stores.sql_work import SqlWork
 
-PARTS = ("engine", "probe", "metered", "undelivered", "residue", "choices", "in_flight", "unexplained")
+PARTS = ("engine", "probe", "metered", "undelivered", "residue", "choices", "carried", "in_flight", "unexplained")
 COLUMNS = ("worker", "engine started", "requests", *PARTS)
 UNCOVERED = ("worker", "requests", "metered_prompt_tokens", "metered_completion_tokens", "undelivered_tokens")
 
@@ -40,11 +40,11 @@ def reconcile(
     """
     Compare the tokens that engines counted with those that were metered, per worker and engine start.
 
-    residue = engine - probe - metered - undelivered; unexplained = residue - choices - in_flight. `choices` are prompts
-    that engines count again for each choice (n), `in_flight` is what requests under way at the window's ends had got,
-    nearly. The rest is what engines did for clients that had left and for tries that failed; below zero, more was
-    metered than made, which must not be. Requests that have not ended yet are unexplained: let --to be some minutes
-    ago.
+    residue = engine - probe - metered - undelivered; unexplained = residue - choices - carried - in_flight. `choices`
+    are prompts that engines count again for each choice (n), `carried` is what a worker did of streams that were billed
+    where they ended, `in_flight` is what requests under way at the window's ends had got, nearly. The rest is what
+    engines did for clients that had left and for tries that failed; below zero, more was metered than made, which must
+    not be. Requests that have not ended yet are unexplained: let --to be some minutes ago.
 
     The exit status is 1 if a worker's unexplained tokens pass one of the two limits; why is told on standard error.
 

@@ -148,6 +148,8 @@ def _line(worker: str, from_ms: int, to_ms: int, work: Work, **engine: Any) -> L
         cut_requests=work.cut_requests,
         unanswered_requests=work.unanswered_requests,
         retries=work.retries,
+        carried_prompt_tokens=work.carried_prompt_tokens,
+        carried_completion_tokens=work.carried_completion_tokens,
         **engine,
     )
 

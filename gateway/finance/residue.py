@@ -38,6 +38,8 @@ class Line:
     cut_requests: int = 0
     unanswered_requests: int = 0
     retries: int = 0
+    carried_prompt_tokens: int = 0
+    carried_completion_tokens: int = 0
 
     @property
     def residue_prompt_tokens(self) -> int:
@@ -50,11 +52,12 @@ class Line:
 
     @property
     def unexplained_prompt_tokens(self) -> int:
-        return self.residue_prompt_tokens - self.choices_prompt_tokens - self.in_flight_prompt_tokens
+        known = self.choices_prompt_tokens + self.carried_prompt_tokens + self.in_flight_prompt_tokens
+        return self.residue_prompt_tokens - known
 
     @property
     def unexplained_completion_tokens(self) -> int:
-        return self.residue_completion_tokens - self.in_flight_completion_tokens
+        return self.residue_completion_tokens - self.carried_completion_tokens - self.in_flight_completion_tokens
 
     def to_json(self) -> dict[str, Any]:
         """Give the line as plain data, what follows from it included."""
@@ -123,6 +126,8 @@ class Residue:
 
 _CAUSES = {
     "choices_prompt_tokens": "tokens of prompts counted again for each choice",
+    "carried_prompt_tokens": "tokens of prompts read again by workers that went on with a stream",
+    "carried_completion_tokens": "tokens of answers made here and billed where they ended, or the other way round",
     "in_flight_prompt_tokens": "tokens of prompts of requests under way at the ends",
     "in_flight_completion_tokens": "tokens of answers under way at the ends",
     "undelivered_tokens": "tokens that reached a gateway after their client had left",

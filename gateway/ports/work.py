@@ -18,6 +18,10 @@ class Work:
     engine counts of prompts beyond the bill: all but one for each choice. *cut_requests* were billed for what had been
     delivered when they broke off, *unanswered_requests* for nothing; of what the engine did for either beyond that,
     events know nothing. *retries* are tries, on other workers, before the one that answered.
+
+    An answer that several workers made is billed where it ended. *carried_prompt_tokens* and
+    *carried_completion_tokens* are what its engines counted and other sums have not: of the worker that ended it, what
+    it read of the answer so far, less what others made of it; of each other one, what it read and made.
     """
 
     requests: int = 0
@@ -28,6 +32,8 @@ class Work:
     cut_requests: int = 0
     unanswered_requests: int = 0
     retries: int = 0
+    carried_prompt_tokens: int = 0
+    carried_completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,7 +147,7 @@ class Upstream:
                 failures.append(failure)
                 if len(failures) < self._limits.attempts_max and await self.move(place, failure):
                     continue
-                raise _refusal(failures, "before answering") from failure
+                raise _refusal(failures) from failure
             if answer.is_stream and request.is_continuable:
                 answer.relief = Relief(self, place, request, dispatching, self._limits.continuation)
             try:
@@ -155,7 +155,7 @@ class Upstream:
                 await _read_end(answer)
             except WorkerFailed as failure:
                 self.blame(failure)
-                raise _refusal([failure], "in mid-stream") from failure
+                raise _broken_off(failure) from failure
             finally:
                 self._connections.give_back(place.worker.url, answer.connection)
             if answer.status < 400 and (answer.has_ended or not answer.is_stream):
@@ -321,9 +321,15 @@ def _unretried(pool: str, failure: WorkerFailed, rules: RetryRules) -> Refused:
     return Refused(outcome, message, code="retry_budget_spent", retry_after_s=RETRY_AFTER_S)
 
 
-def _refusal(failures: Sequence[WorkerFailed], when: str) -> Refused:
+def _broken_off(failure: WorkerFailed) -> Refused:
+    outcome = Outcome.UPSTREAM_TIMEOUT if failure.had_timeout else Outcome.UPSTREAM_FAILED
+    cut = f"The worker {failure.worker} failed in mid-stream: {failure.reason}"
+    return Refused(outcome, f"{cut}. No other can go on exactly with a stream of this kind. Retrying can help.")
+
+
+def _refusal(failures: Sequence[WorkerFailed]) -> Refused:
     last = failures[-1]
     outcome = Outcome.UPSTREAM_TIMEOUT if last.had_timeout else Outcome.UPSTREAM_FAILED
-    tried = f"{len(failures)} workers were tried; the last, " if len(failures) > 1 else "The "
-    message = f"{tried}worker {last.worker}, failed {when}: {last.reason}. Retrying can help."
+    tried = f"{len(failures)} workers were tried; the last, worker {last.worker}," if failures[1:] else None
+    message = f"{tried or f'The worker {last.worker}'} failed before answering: {last.reason}. Retrying can help."
     return Refused(outcome, message)

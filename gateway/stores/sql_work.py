@@ -1,12 +1,13 @@
 """The two sides of reconciliation in SQL: engines' readings, and events by worker."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from gateway.core.outcome import Outcome
-from gateway.core.usage import Flag
+from gateway.core.usage import Flag, parts_from_json
 from gateway.ports.journal import EngineReading
 from gateway.ports.work import Engine, UnderWay, Work
 from gateway.stores.database import Database
@@ -45,7 +46,16 @@ class SqlWork:
         if worker is not None:
             query = query.where(_events.worker == worker)
         with self._database.reading() as connection:
-            return {name: Work(*map(int, numbers)) for name, *numbers in connection.execute(query)}
+            found = {name: Work(*map(int, numbers)) for name, *numbers in connection.execute(query)}
+            for name, prompt, completion in _carried(connection, from_ms, to_ms):
+                if worker in (None, name):
+                    before = found.get(name, Work())
+                    found[name] = replace(
+                        before,
+                        carried_prompt_tokens=before.carried_prompt_tokens + prompt,
+                        carried_completion_tokens=before.carried_completion_tokens + completion,
+                    )
+        return found
 
     def under_way(self, worker: str, at_ms: int) -> Sequence[UnderWay]:
         begun = _events.arrived_ms + func.coalesce(_events.queue_ms, 0)
@@ -64,6 +74,22 @@ class SqlWork:
         )
         with self._database.reading() as connection:
             return [UnderWay(**row) for row in connection.execute(query).mappings()]
+
+
+def _carried(connection: Connection, from_ms: int, to_ms: int) -> Iterator[tuple[str, int, int]]:
+    """Give each worker's part of the streams that several made, if it ended with it in [from_ms, to_ms)."""
+    query = (
+        select(_events.worker, _events.ended_ms, _events.carried_tokens, _events.carried_by)
+        .where(_events.continued > 0, _events.ended_ms >= from_ms)
+        .where(_events.arrived_ms >= from_ms - LONGEST_MS, _events.arrived_ms <= to_ms)
+    )
+    for last, ended_ms, carried_tokens, carried_by in connection.execute(query):
+        parts = parts_from_json(carried_by)
+        for part in parts:
+            if from_ms <= part.ended_ms < to_ms:
+                yield part.worker, part.prompt_tokens, part.completion_tokens
+        if from_ms <= ended_ms < to_ms:
+            yield last, carried_tokens, -sum(part.completion_tokens for part in parts)
 
 
 def _all_readings(connection: Connection, at_ms: int) -> Sequence[EngineReading]:
@@ -112,5 +138,5 @@ _SUMS = (  # in the order of Work's fields
     _sum(_events.prompt_tokens * (_events.choices - 1)),
     _count(_is_cut & ~_is_unbilled),
     _count(_is_cut & _is_unbilled),
-    _sum(_events.attempts - 1),
+    _sum(_events.attempts - 1 - _events.continued),
 )

@@ -21,7 +21,7 @@ from gateway.core.sse import DONE, UsageTracker
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-TOKENS = 48
+TOKENS = 32
 GREEDY = {"model": "tiny", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
 CHAT = GREEDY | {"messages": [{"role": "user", "content": "Hello river 水闸 😀 how are you?"}]}
 PROMPT = GREEDY | {"prompt": "the gate 水 ope"}
@@ -87,13 +87,12 @@ class Client:
     "body",
     [
         CHAT,
-        PROMPT,
+        PROMPT | {"repetition_penalty": 1.3, "logit_bias": {"300": 5}},
         CHAT | {"stream_interval": 5},
         CHAT | {"stop": ["river gate", "水闸"], "min_tokens": 4},
         CHAT | {"stop": ["<never>"], "include_stop_str_in_output": True, "stream_interval": 3},
-        PROMPT | {"repetition_penalty": 1.3, "logit_bias": {"300": 5}},
     ],
-    ids=["chat", "completion", "several tokens a frame", "stop", "stop shown", "penalty"],
+    ids=["chat", "completion", "several tokens a frame", "stop", "stop shown"],
 )
 def test_a_stream_that_is_cut_after_any_frame_goes_on_word_for_word(real, body):
     client = Client(real, body)
@@ -117,7 +116,7 @@ def test_a_stop_string_that_is_cut_in_two_still_ends_the_stream(real):
 def test_a_stream_that_is_cut_again_and_again_is_still_the_same(real):
     client = Client(real, CHAT)
     frames = client.whole()
-    for step in (1, 2, 3, 7):
+    for step in (1, 5):
         cut = client.cut_and_continued(frames, 2, *[step] * (TOKENS // step))
         assert says(cut) == says(frames), step
 
@@ -125,7 +124,7 @@ def test_a_stream_that_is_cut_again_and_again_is_still_the_same(real):
 def test_a_sampled_stream_goes_on_to_its_length_with_no_character_torn(real):
     client = Client(real, CHAT | {"temperature": 0.8, "seed": 1})
     frames = client.whole()
-    for cut in range(2, len(frames)):
+    for cut in range(2, len(frames), 2):
         text, reason, usage = says(client.cut_and_continued(frames, cut))
         assert text.startswith(says(frames[:cut])[0])
         assert "user\n" not in text, "an engine whose prompt ends inside a character writes the prompt out"

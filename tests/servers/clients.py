@@ -1,9 +1,10 @@
 """Clients of a gateway that is killed and cut off on purpose: each asking ends in an Ending, never in a raise."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from gateway.core.sse import DONE, last_usage
@@ -25,6 +26,7 @@ class Ending:
     status: int = 0
     body: bytes = b""
     is_whole: bool = False
+    asked: dict = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -47,15 +49,29 @@ class Ending:
         return not self.is_whole and b'"delta":{"content"' in self.body and not self.body.endswith(DONE)
 
     @property
+    def text(self) -> str:
+        """What was said in it."""
+        whole = self.body.startswith(b"{")
+        lines = [self.body] if whole else [line[6:] for line in self.body.split(b"\n") if line.startswith(b"data: {")]
+        choices = [choice for line in lines for choice in json.loads(line).get("choices", ())]
+        return "".join(_said(choice) for choice in choices)
+
+    @property
     def usage(self) -> Usage:
         return last_usage(self.body) or Usage()
+
+
+def _said(choice: dict) -> str:
+    if "text" in choice:
+        return choice["text"]
+    return (choice.get("delta") or choice.get("message") or {}).get("content") or ""
 
 
 async def ask(
     connections: ConnectionPool, url: str, key: str, body: dict, watched: list[Ending] | None = None
 ) -> Ending:
     """Send one chat completion and read what comes; *watched* gets the ending while it is still under way."""
-    ending = Ending()
+    ending = Ending(asked=body)
     if watched is not None:
         watched.append(ending)
     try:
@@ -85,6 +101,7 @@ def any_body(dice: random.Random, tokens: tuple[int, int] = (1, 60)) -> dict:
         "messages": [{"role": "user", "content": words}],
         "max_tokens": dice.randint(*tokens),
         "ignore_eos": True,
+        "temperature": 0,
     }
     return body | ({"stream": True, "stream_options": COUNTED} if dice.random() < 0.6 else {})
 
