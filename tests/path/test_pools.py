@@ -1,6 +1,7 @@
 """Pools of sluice.yaml as requests meet them: names that pools share, their own limits, changes under load."""
 
 import asyncio
+import json
 from collections import Counter
 from math import sqrt
 
@@ -10,8 +11,11 @@ import pytest
 from gateway.control.pool_file import read_pool_file
 from gateway.control.pools import carry_out, plan_apply
 from gateway.core.roster import WorkerState
+from gateway.serve.wire import ConnectionPool
 from gateway.stores.sql_pools import SqlPools
 from tests.path.conftest import NOW_MS
+from tests.path.waiting_clients import BODY as WAITING
+from tests.path.waiting_clients import busy, until_waiting, waits
 from tests.waiting import until
 
 POOLS = """
@@ -22,6 +26,13 @@ models:
   plus: {main: %d, next: %d}
 """
 BODY = {"model": "plus", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+
+@pytest.fixture
+def connections():
+    pool = ConnectionPool(connect_timeout_s=5, keep_alive_s=5)
+    yield pool
+    pool.close()
 
 
 async def apply(path, yaml):
@@ -141,3 +152,18 @@ async def test_a_pools_own_limits_go_before_the_gateways(start_path):
             assert answer.json()["error"]["limit"]["allowed"] == 0.4
             assert not waiting.done()
             waiting.cancel()
+
+
+async def test_a_pools_own_wait_is_in_force_without_a_restart(start_path, connections):
+    """The gateway would let it wait for 15 minutes; its pool says half a second."""
+    async with start_path(1) as path, busy(path, connections, tokens=4000):
+        await apply(path, "pools:\n  tiny: {model: m, wait_s_max: {standard: 0.5}}\n")
+        late = waits(path, WAITING)
+        await late.done
+        error = json.loads(late.body)["error"]
+        assert (late.status, error["code"]) == (429, "wait_too_long")
+        assert 0.5 <= error["limit"]["allowed"] < 60, "from its coming to its refusal"
+        await apply(path, "pools:\n  tiny: {model: m}\n")
+        patient = waits(path, WAITING)
+        await until_waiting(path, 1)
+        patient.done.cancel()
