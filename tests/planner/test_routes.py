@@ -46,15 +46,16 @@ def viral(count=1500, seed=1):
     return requests
 
 
-def play(requests, policy, workers=8, gateways=4, seed=1):
+def play(requests, policy, workers=8, gateways=4, seed=1, pace=PACE, **options):
     plan = Plan(
         size=Size(workers=workers),
-        pace=PACE,
+        pace=pace,
         bounds=LineBounds(tenant_share=1.0),
         seed=seed,
         policy=policy,
         gateways=gateways,
         cache_tokens=200_000,
+        **options,
     )
     return Simulation(requests, plan).run()
 
@@ -85,6 +86,17 @@ def test_conversations_find_their_prefixes_again_whatever_gateway_they_come_thro
 def test_a_viral_prefix_is_served_no_later_than_by_chance():
     requests = viral()
     assert mean_ttft_s(play(requests, "sluice")) <= mean_ttft_s(play(requests, "random"))
+
+
+def test_prefixes_are_found_in_a_full_pool_too_because_requests_wait_for_the_worker_that_has_theirs():
+    requests = conversations(120, every_s=0.05)
+    narrow = Pace(prefill_tokens_per_s=8000, max_num_seqs=3)
+    waiting, hasty = (play(requests, "sluice", pace=narrow, credit_wait_s=wait_s) for wait_s in (2.0, 0.0))
+    assert sum(story.granted_s > story.request.at_s for story in waiting.stories) > len(requests) / 2, (
+        "the pool is full"
+    )
+    assert cached_share(waiting) > 1.3 * cached_share(hasty)
+    assert mean_ttft_s(waiting) < mean_ttft_s(hasty)
 
 
 def test_a_cache_holds_what_was_used_last_and_only_whole_beginnings_count():
