@@ -54,3 +54,10 @@ async def test_what_the_hub_refuses_is_the_workers_error(models):
         await prepare_model(MODEL, models)
     with pytest.raises(WorkerError, match="not a ModelScope id"):
         await prepare_model("./nowhere", models)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model_index.json", "adapter_config.json"])
+async def test_a_folder_with_a_model_a_pipeline_or_an_adapter_is_used_as_it_is(models, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("{}")
+    assert await prepare_model(str(tmp_path / "mine"), models) == str(tmp_path / "mine")

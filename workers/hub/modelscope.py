@@ -9,6 +9,9 @@ from workers.hub.progress import Progress, Silence
 from workers.hub.pull import Pull, ensure
 from workers.hub.store import ModelStore
 
+# What every model has, or a diffusion pipeline, or a LoRA adapter.
+_WHAT_IT_IS = ("config.json", "model_index.json", "adapter_config.json")
+
 
 def resolve(
     model: str, store: Path, hub: Hub | None = None, revision: str | None = None, progress: Progress | None = None
@@ -42,7 +45,7 @@ def local_folder(model: str) -> Path | None:
 
 def checked_folder(folder: Path) -> Path:
     """Give *folder* back; raises WorkerError if no engine could read it as a model."""
-    if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+    if not any((folder / name).is_file() for name in _WHAT_IT_IS):
         raise WorkerError(
             f"The folder {folder} holds no config.json, so it is not a model. "
             "Point --model at the folder with config.json, the tokenizer and the weights."
