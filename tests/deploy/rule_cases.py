@@ -7,6 +7,7 @@ WAITING, READY = (
     'sluice_queue_waiting_requests{instance="g1", pool="p"}',
     'sluice_workers_ready{instance="g1", pool="p"}',
 )
+DESIRED = 'sluice_pool_desired_workers{instance="g1", pool="p"}'
 REQUESTS = 'sluice_requests_total{instance="g1", model="m", class="standard", outcome="%s"}'
 WAITS = 'sluice_queue_wait_seconds_bucket{instance="g1", pool="p", class="interactive", le="%s"}'
 ETA_SUM = 'sluice_queue_eta_error_ratio_sum{instance="g1", pool="p"}'
@@ -51,6 +52,9 @@ CASES = {
     "SluiceNoGateway": Case({UP: "1x5 0x60"}, {UP: "1x60"}, 10),
     "SluiceRequestsFail": share("completed", "upstream_failed", "0+6x60", "0+1x60"),
     "SluiceNoWorker": Case({READY: "0x60", WAITING: "3x60"}, {WAITING: "0x60"}, 10),
+    "SluiceWorkersMissing": Case(
+        {DESIRED: "4x60", 'sluice_pool_running_workers{instance="g1", pool="p"}': "2x60"}, {DESIRED: "2x60"}, 30
+    ),
     "SluiceWorkerFails": Case(
         {'sluice_worker_failures_total{instance="g1", worker="w1", fault="timeout"}': "0+2x60"},
         {'sluice_worker_failures_total{instance="g1", worker="w1", fault="timeout"}': "7+0x60"},
