@@ -11,6 +11,8 @@ from rich.console import Console
 from gateway.commands.local.gateway_client import GatewayClient, find_gateway
 from gateway.commands.output import Format, print_json, print_table
 from gateway.commands.records import Home
+from gateway.commands.scale import COLUMNS as SCALE_COLUMNS
+from gateway.commands.scale import row as scale_row
 from gateway.settings import Settings, load_settings
 
 _WORKER_COLUMNS = ("worker", "engine", "pool", "state", "health", "running", "waiting", "restarts", "cause")
@@ -34,7 +36,11 @@ def status(
 
 
 async def _ask(settings: Settings) -> dict[str, Any]:
-    """Collect what the gateway of this home says. *ready* needs a ready gateway and a ready worker."""
+    """
+    Collect what the gateway of this home says.
+
+    *ready* needs a ready gateway and a ready worker, or a pool whose first request starts one.
+    """
     url, token = find_gateway(settings)
     facts: dict[str, Any] = {
         "ready": False,
@@ -43,6 +49,7 @@ async def _ask(settings: Settings) -> dict[str, Any]:
         "degraded": [],
         "components": {},
         "workers": [],
+        "scale": [],
     }
     async with GatewayClient(url, token) as client:
         try:
@@ -50,10 +57,16 @@ async def _ask(settings: Settings) -> dict[str, Any]:
             facts |= {"gateway": "ready" if readiness["ready"] else "not ready"}
             facts |= {name: readiness[name] for name in ("degraded", "components")}
             facts["workers"] = await client.workers()
+            facts["scale"] = (await client.scale())["pools"]
         except (httpx.HTTPError, ValueError) as error:
             facts["error"] = str(error) or type(error).__name__
-    is_served = any(worker["state"] == "ready" for worker in facts["workers"])
+    is_served = any(worker["state"] == "ready" for worker in facts["workers"]) or any(map(_wakes, facts["scale"]))
     return facts | {"ready": facts["gateway"] == "ready" and is_served}
+
+
+def _wakes(pool: dict[str, Any]) -> bool:
+    """Tell whether somebody starts a worker of the pool when it is asked for."""
+    return bool(pool["is_scaled"] and pool["workers_max"])
 
 
 def _print(facts: dict[str, Any], console: Console) -> None:
@@ -65,6 +78,8 @@ def _print(facts: dict[str, Any], console: Console) -> None:
         print_table(("part", "state", "details"), [_row(*part) for part in facts["components"].items()])
     if facts["workers"]:
         print_table(_WORKER_COLUMNS, [_worker_row(worker, time.time()) for worker in facts["workers"]])
+    if any(pool["is_scaled"] for pool in facts["scale"]):
+        print_table(SCALE_COLUMNS, [scale_row(pool) for pool in facts["scale"]])
 
 
 def _worker_row(worker: dict[str, Any], now_s: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,13 +17,14 @@ from gateway.commands.local.listening import choose_port
 from gateway.commands.local.preflight import TINY, Plan, is_folder, preflight
 from gateway.commands.local.programs import Served
 from gateway.commands.local.redis_server import redis_executable
+from gateway.commands.local.scaling import parse_range
 from gateway.commands.local.steps import Steps
 from gateway.commands.local.welcome import welcome
 from gateway.commands.models.files import hub_folder
 from gateway.commands.worker_pool import declared_pool, is_given, pool_file
 from gateway.control.pool_file import PoolFile
 from gateway.core.pools import PoolSpec
-from gateway.errors import StartFailed
+from gateway.errors import InvalidInput, StartFailed
 from gateway.settings import Settings, load_settings
 from workers.hub.tiny import is_complete
 
@@ -38,6 +39,10 @@ def up(
         typer.Option(help="A pool of sluice.yaml: what is not given here comes from there, and the file is applied."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Engines to run; about 3 GB of memory each on CPU.")] = 1,
+    scale: Annotated[
+        str | None, typer.Option(help="LEAST..MOST, as 0..4, instead of --workers: as many run as there is work for.")
+    ] = None,
+    engine: Annotated[Literal["vllm", "sim"], typer.Option(help="`sim` is simulated: to try things out.")] = "vllm",
     port: Annotated[int | None, typer.Option(help="Port of the gateway; 0 takes a free one. Default: 8080.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     home: Annotated[Path | None, typer.Option(help="Where everything is kept. Default: .sluice.")] = None,
@@ -51,21 +56,30 @@ def up(
 
     With --pool NAME, the model, its names, --engine-arg and --workers (the pool's least) come from sluice.yaml.
 
+    With --scale, workers are started and drained as requests come and go; with 0 at least the first one of a quiet time
+    waits for a start, and is told how long.
+
     Example: sluice up --model Qwen/Qwen3-0.6B --workers 2
+    Example: sluice up --scale 0..4
     """
+    asked = parse_range(scale) if scale else None
+    if asked and is_given(context, "workers"):
+        raise InvalidInput("--scale and --workers were given; --scale says how many workers there may be, so drop one.")
     chosen = _choose(pool)
     if chosen.pool:
         model = model if is_given(context, "model") else chosen.pool.model
         workers = workers if is_given(context, "workers") else max(1, chosen.pool.workers_min)
         engine_arg = engine_arg or list(chosen.pool.engine_args)
+    workers = asked.most if asked else workers
     settings = load_settings(home=home, host=host, port=port)
     if settings.port == 0:
         settings = settings.model_copy(update={"port": choose_port(None)})
-    plan = Plan(home=settings.home, host=settings.host, port=settings.port, model=model, workers=workers)
+    plan = Plan(home=settings.home, host=settings.host, port=settings.port, model=model, workers=workers, engine=engine)
     console = Console()
     make_home(settings.home)
     with held(settings.home):
         installation = _prepare(settings, plan, chosen, console, max_num_seqs, tuple(engine_arg or ()))
+        installation = replace(installation, scale=asked)
         asyncio.run(installation.run())
     console.print(f"  Stopped. Everything is kept in {settings.home}: the next start finds it.", highlight=False)
 
@@ -104,7 +118,7 @@ def _prepare(
         preflight(plan)
         if not settings.redis_url:
             redis_executable()
-    if plan.model != TINY and not is_folder(plan.model):
+    if plan.engine == "vllm" and plan.model != TINY and not is_folder(plan.model):
         hub_folder(settings, plan.model, chosen.revision)  # with bars of its own; the step below finds it on this disk
     with steps.step(f"model {plan.model}"):
         served = _served(_model(settings, plan, chosen, max_num_seqs, engine_args), chosen.pool)
@@ -128,6 +142,10 @@ def _model(
     settings: Settings, plan: Plan, chosen: _Chosen, max_num_seqs: int | None, engine_args: tuple[str, ...]
 ) -> Served:
     """Have the model's files on this disk, and give it the name that clients ask for."""
+    if plan.engine != "vllm":
+        return Served(
+            source=plan.model, name=plan.model, engine=plan.engine, max_num_seqs=max_num_seqs, engine_args=engine_args
+        )
     tiny = (plan.home / "models" / TINY).absolute()  # where `sluice worker` looks too
     folder = _tiny(tiny) if plan.model == TINY else hub_folder(settings, plan.model, chosen.revision)
     name = folder.resolve().name if is_folder(plan.model) else plan.model

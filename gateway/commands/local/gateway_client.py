@@ -50,10 +50,10 @@ class GatewayClient:
         answer = await self._http.get("/admin/v1/scale", headers=self._bearer)
         return dict(answer.raise_for_status().json())
 
-    async def chat(self, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    async def chat(self, body: Mapping[str, Any], key: str, answer_s_max: float = FIRST_ANSWER_S_MAX) -> dict[str, Any]:
         """Send one chat completion as a client would. Raises StartFailed with what the gateway says."""
         headers = {"Authorization": f"Bearer {key}"}
-        answer = await self._http.post("/v1/chat/completions", json=body, headers=headers, timeout=FIRST_ANSWER_S_MAX)
+        answer = await self._http.post("/v1/chat/completions", json=body, headers=headers, timeout=answer_s_max)
         if not answer.is_success:
             raise StartFailed(f"The first request was answered with {answer.status_code}: {answer.text}")
         return dict(answer.json())

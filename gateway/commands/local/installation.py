@@ -3,22 +3,31 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
 from gateway.commands.local.children import Child, Program, running, wait_for
-from gateway.commands.local.gateway_client import GatewayClient
+from gateway.commands.local.gateway_client import FIRST_ANSWER_S_MAX, GatewayClient
 from gateway.commands.local.home import Credentials, Place, load_place, save_place
 from gateway.commands.local.listening import choose_port
-from gateway.commands.local.programs import Served, gateway_program, threads_each, worker_names, worker_program
+from gateway.commands.local.programs import (
+    SCALED_STOP_S_MAX,
+    Served,
+    gateway_program,
+    threads_each,
+    worker_names,
+    worker_program,
+)
 from gateway.commands.local.redis_server import redis_program, redis_url, wait_for_redis
+from gateway.commands.local.scaling import LocalScaler, Range
 from gateway.commands.local.steps import Steps
 from gateway.commands.local.welcome import chat_body, proof
 from gateway.errors import StartFailed
+from gateway.scaler.follow import Follower
 from gateway.settings import Settings
 from workers.engines import vllm
 
@@ -28,12 +37,17 @@ ENGINE_FAILURES_MAX = 3  # an engine that fails this often at its first start do
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """What `sluice up` runs. *settings* has a port that is not 0; *on_ready* is called once all of it works."""
+    """
+    What `sluice up` runs. *settings* has a port that is not 0; *on_ready* is called once all of it works.
+
+    With *scale* so many of the *workers* run as the gateway decides, else all.
+    """
 
     settings: Settings
     credentials: Credentials
     served: Served
     workers: int
+    scale: Range | None = None
     steps: Steps
     on_ready: Callable[[Place], None]
 
@@ -60,17 +74,54 @@ class Installation:
         url, redis_port = await self._start_redis(starter)
         place = self._place(redis_port)
         save_place(self.settings.home, place)
-        agents = await starter.start(self._worker_programs(place))
-        [gateway] = await starter.start([gateway_program(self.settings, self.credentials, url)])
-        async with GatewayClient(place.url, self.credentials.admin_token) as client:
-            with self.steps.step(f"gateway on {place.url}"):
-                await wait_for(client.is_live, [gateway], GATEWAY_START_S_MAX)
-            with self.steps.step(f"workers: {self.workers}, each with its engine"):
-                await wait_for(_Watch(client, self.workers, self.steps).are_ready, [gateway, *agents], None)
-            with self.steps.step("first request"):
-                answer = await client.chat(chat_body(place.model), self.credentials.api_key)
+        client = await starter.stack.enter_async_context(GatewayClient(place.url, self.credentials.admin_token))
+        scaler = await self._make_scaler(starter, place, client) if self.scale else None
+        agents = await starter.start([] if scaler else self._worker_programs(place))
+        [gateway] = await starter.start([gateway_program(self.settings, self.credentials, url, self.scale)])
+        with self.steps.step(f"gateway on {place.url}"):
+            await wait_for(client.is_live, [gateway], GATEWAY_START_S_MAX)
+        if scaler:
+            starter.background(scaler.run())
+        answer = await (self._first_scaled if scaler else self._first)(client, [gateway, *agents])
         self.steps.say(proof(answer))
         self.on_ready(place)
+
+    async def _first(self, client: GatewayClient, children: Sequence[Child]) -> dict[str, Any]:
+        """Wait for all workers, then send a first request; give its answer."""
+        with self.steps.step(f"workers: {self.workers}, each with its engine"):
+            await wait_for(_Watch(client, self.workers, self.steps).are_ready, children, None)
+        with self.steps.step("first request"):
+            return await client.chat(chat_body(self.served.name), self.credentials.api_key)
+
+    async def _first_scaled(self, client: GatewayClient, children: Sequence[Child]) -> dict[str, Any]:
+        """Send a first request, which has a worker started and waits for it; give its answer."""
+        with self.steps.step(f"first request, which starts a worker (of {self.scale})"):
+            answer_s_max = self.settings.queue.hold_s_max.standard + FIRST_ANSWER_S_MAX
+            asking = asyncio.ensure_future(
+                client.chat(chat_body(self.served.name), self.credentials.api_key, answer_s_max)
+            )
+            try:
+                await wait_for(_Watch(client, 1, self.steps, asking).are_ready, children, None)
+                return await asking
+            finally:
+                asking.cancel()
+
+    async def _make_scaler(self, starter: "_Starter", place: Place, client: GatewayClient) -> LocalScaler:
+        """Make what starts and drains workers. Its workers end after the gateway, which is started later."""
+        assert self.scale, "asked for"
+        programs = {program.name: program for program in self._worker_programs(place)}
+        scaler = LocalScaler(
+            self.served.pool.name if self.served.pool else self.served.name,
+            self.scale,
+            list(programs),
+            lambda name: replace(programs[name], stop_s_max=SCALED_STOP_S_MAX),
+            Follower([place.url], self.credentials.admin_token, "sluice up"),
+            client,
+            self.steps.say,
+            starter.hurry,
+        )
+        await starter.stack.enter_async_context(scaler.stopping())
+        return scaler
 
     async def _start_redis(self, starter: "_Starter") -> tuple[str, int | None]:
         """Give the URL of the Redis to use, and the port of the embedded one if it is that."""
@@ -103,6 +154,11 @@ class _Starter:
     hurry: asyncio.Event
     steps: Steps
 
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have *work* done until the stack unwinds."""
+        task = asyncio.create_task(work)
+        self.stack.callback(task.cancel)
+
     async def start(self, programs: Sequence[Program]) -> list[Child]:
         return await self.stack.enter_async_context(running(programs, self.steps.say, self.hurry))
 
@@ -129,14 +185,19 @@ class _Stop:
 class _Watch:
     """Follows the workers by what they tell the gateway; says each change once."""
 
-    def __init__(self, client: GatewayClient, count: int, steps: Steps) -> None:
+    def __init__(
+        self, client: GatewayClient, count: int, steps: Steps, request: "asyncio.Future[Any] | None" = None
+    ) -> None:
+        self._request = request
         self._client = client
         self._count = count
         self._steps = steps
         self._told: dict[str, str] = {}
 
     async def are_ready(self) -> bool:
-        """Tell whether all are ready. Raises StartFailed if an engine fails again and again."""
+        """Tell whether all are ready, or *request* has ended. Raises StartFailed if an engine fails again and again."""
+        if self._request and self._request.done():
+            return True
         try:
             workers = await self._client.workers()
         except httpx.HTTPError:

@@ -28,11 +28,14 @@ class Plan:
     port: int
     model: str
     workers: int
+    engine: str = "vllm"
 
 
 def preflight(plan: Plan) -> None:
     """Raise InvalidInput with everything that stands in the way of *plan*, a sentence each."""
-    problems = [*_port(plan), *_model(plan), *_engine(), *_memory(plan), *_disk(plan)]
+    problems = [*_port(plan), *_disk(plan)]
+    if plan.engine == "vllm":
+        problems += [*_model(plan), *_engine(), *_memory(plan)]
     if problems:
         raise InvalidInput("\n".join(problems))
 

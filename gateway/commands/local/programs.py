@@ -7,10 +7,13 @@ from pathlib import Path
 
 from gateway.commands.local.children import Program
 from gateway.commands.local.home import Credentials, Place
+from gateway.commands.local.scaling import Range
 from gateway.core.pools import PoolSpec
 from gateway.settings import Settings
 
 WORKER_STOP_S_MAX = 40.0  # an agent drains its engine before it stops it
+# One that leaves while others go on has clients: its agent drains for 120 s and then gives the engine 10 s.
+SCALED_STOP_S_MAX = 140.0
 GATEWAY_STOP_MARGIN_S = 10.0  # beyond the drain: closing the spool, shipping what is left
 
 
@@ -25,12 +28,19 @@ class Served:
     source: str
     name: str
     pool: PoolSpec | None = None
+    engine: str = "vllm"
     max_num_seqs: int | None = None
     engine_args: tuple[str, ...] = field(default=())
 
 
-def gateway_program(settings: Settings, credentials: Credentials, redis_url: str) -> Program:
-    """Prepare the gateway. Its secrets go by its environment: a command line is seen by everyone."""
+def gateway_program(
+    settings: Settings, credentials: Credentials, redis_url: str, scale: Range | None = None
+) -> Program:
+    """
+    Prepare the gateway. Its secrets go by its environment: a command line is seen by everyone.
+
+    *scale* is how many workers it may ask for, of pools that are not declared.
+    """
     home = settings.home.absolute()
     return Program(
         name="gateway",
@@ -43,6 +53,11 @@ def gateway_program(settings: Settings, credentials: Credentials, redis_url: str
             "SLUICE_ADMIN_TOKEN": credentials.admin_token,
             "SLUICE_WORKER_TOKEN": credentials.worker_token,
             "SLUICE_DRAIN_ANNOUNCE_S": "0",  # there is no other gateway to go to
+            **(
+                {"SLUICE_SCALE__WORKERS_MIN": str(scale.least), "SLUICE_SCALE__WORKERS_MAX": str(scale.most)}
+                if scale
+                else {}
+            ),
         },
         log=home / "logs" / "gateway.log",
         stop_s_max=settings.drain_s + GATEWAY_STOP_MARGIN_S,
@@ -57,6 +72,7 @@ def worker_program(worker: str, served: Served, place: Place, home: Path, token:
         "--pool": served.pool.name if served.pool else served.name,
         "--gateway": place.url,
         "--worker-id": worker,
+        "--engine": served.engine,
         "--port": "0",
         "--home": str(home.absolute()),
         "--log-file": str(logs / f"{worker}-engine.log"),
