@@ -28,8 +28,9 @@ def drain(installation, worker) -> None:
 def replace_workers(installation) -> None:
     """Replace the workers one by one, by others that are warm before the first of them drains."""
     old = list(installation.workers)
-    for worker in [installation.add_worker("sim", *SIM) for _ in old]:
-        worker.wait_ready(60)
+    new = {installation.add_worker("sim", *SIM).name for _ in old}
+    steady = installation.gateways[-1]
+    steady.wait_until("told of the new ones", lambda: new <= set(steady.ready_workers()), 60)
     for worker in old:
         drain(installation, worker)
 
