@@ -9,6 +9,7 @@ import typer
 from gateway.commands.output import Format, print_json, print_records, print_table
 from gateway.commands.pool_desk import File, PoolDesk, open_desk, read_file, who
 from gateway.commands.records import DatabaseUrl, Home
+from gateway.control.pool_file import SECTIONS, PoolFile
 from gateway.control.pools import ApplyPlan, Change, carry_out
 from gateway.control.price_entries import write_moment
 from gateway.errors import AlreadyExists, InvalidInput
@@ -55,10 +56,18 @@ def apply(
             _carry_out(desk, partial(desk.plan_rollback, rollback), expect_version, output, dry_run=dry_run)
         else:
             read = read_file(file)
-            read.check()
+            _check(read)
             for warning in read.findings:
                 typer.echo(f"{warning.level.value}: {warning}", err=True)
             _carry_out(desk, partial(desk.plan, read), expect_version, output, dry_run=dry_run)
+
+
+def _check(read: PoolFile) -> None:
+    """Raise InvalidInput for a file with errors, and for one that says nothing of pools: it would take all away."""
+    read.check()
+    if not any(name in read.marked.value for name in SECTIONS):
+        advice = "To take away all that was applied, write `pools: {}` into it."
+        raise InvalidInput(f"{read.file} declares no pools, no models and no prices. Is it the right file? {advice}")
 
 
 def _text(desk: PoolDesk, number: int) -> str:

@@ -1,6 +1,7 @@
 """`sluice check`: what sluice.yaml would do, line by line, what is wrong with it, and what it would change."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -36,7 +37,7 @@ class _Comparison:
 
     plan: ApplyPlan | None = None
     why_no_plan: str = ""
-    workers: Mapping[str, Mapping[str, int]] | None = None
+    workers: Mapping[str, Any] | None = None
     why_no_workers: str = ""
 
 
@@ -106,21 +107,26 @@ def _compare(file: PoolFile, path: Path | None, home: Path | None, database_url:
     except SluiceError as error:
         why_no_plan = str(error)
     try:
-        workers = asyncio.run(_workers(load_settings(config=path, home=home)))
+        workers = asyncio.run(_workers(load_settings(config=path, home=home), file))
     except (SluiceError, httpx.HTTPError, ValueError) as error:
         why_no_workers = str(error) or type(error).__name__
     return _Comparison(plan, why_no_plan, workers, why_no_workers)
 
 
-async def _workers(settings: Settings) -> dict[str, dict[str, int]]:
-    """Count the workers that a gateway knows, by pool and state."""
+async def _workers(settings: Settings, file: PoolFile) -> dict[str, Any]:
+    """Count the workers that a gateway knows, by pool and state; *lacks* are names of a pool that none knows."""
     url, token = find_gateway(settings)
-    counts: dict[str, dict[str, int]] = {}
+    pools: dict[str, Any] = {}
     async with GatewayClient(url, token) as client:
         for worker in await client.workers():
-            states = counts.setdefault(worker["pool"], {})
-            states[worker["state"]] = states.get(worker["state"], 0) + 1
-    return counts
+            pool = pools.setdefault(worker["pool"], {"states": Counter(), "known": set()})
+            pool["states"][worker["state"]] += 1
+            pool["known"].update(worker["models"])
+    for name, pool in pools.items():
+        known = pool.pop("known")
+        serves = file.pools[name].serves if name in file.pools else ()
+        pool["lacks"] = [each for each in serves if each not in known]
+    return pools
 
 
 def setting_words(name: str) -> str:
@@ -157,7 +163,7 @@ def _print(file: PoolFile, findings: list[Finding], compared: _Comparison) -> No
     if compared.workers is None:
         typer.echo(f"Not compared with what runs: {compared.why_no_workers}")
     else:
-        print_table(("pool", "declared", "runs"), _against_workers(file, compared.workers))
+        print_table(("pool", "declared", "runs", "does_not_know"), _against_workers(file, compared.workers))
 
 
 def _verdict(file: PoolFile, findings: list[Finding]) -> str:
@@ -170,14 +176,16 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _against_workers(file: PoolFile, workers: Mapping[str, Mapping[str, int]]) -> list[dict[str, str]]:
-    """Put the workers that are declared beside those that run, pool by pool."""
+def _against_workers(file: PoolFile, workers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Put the workers that are declared beside those that run, pool by pool; they know names from their start on."""
     rows = []
     for name in sorted({*file.pools, *workers}):
         pool = file.pools.get(name)
         declared = f"{pool.workers_min} to {pool.workers_max}" if pool else "not declared"
-        runs = ", ".join(f"{count} {state}" for state, count in sorted(workers.get(name, {}).items()))
-        rows.append({"pool": name, "declared": declared, "runs": runs or "none"})
+        live = workers.get(name, {"states": {}, "lacks": []})
+        runs = ", ".join(f"{count} {state}" for state, count in sorted(live["states"].items()))
+        lacks = ", ".join(live["lacks"])
+        rows.append({"pool": name, "declared": declared, "runs": runs or "none", "does_not_know": lacks})
     return rows
 
 

@@ -260,6 +260,16 @@ def test_apply_says_what_stands_in_its_way(run, home):
     assert len(json.loads(run("apply", "--home", home, "--history", "--format", "json").stdout)) == 1
 
 
+def test_a_file_that_says_nothing_of_pools_takes_nothing_away(run, home):
+    """Somebody is in the wrong folder: to take all away must be said."""
+    run("apply", "--home", home, text="pools: {a: {model: m}}\n")
+    assert "Is it the right file?" in str(run("apply", "--home", home, text="port: 8080\n").exception)
+    assert "Applied as version 2." in run("apply", "--home", home, text="port: 8080\npools: {}\n").output
+    assert [
+        model["is_retired"] for model in json.loads(run("models", "list", "--home", home, "--format", "json").stdout)
+    ]
+
+
 PRICES = "prices:\n- {model: plus, from: 2099-01-01, currency: USD, input: 1, output: 2}\n"
 
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from math import sqrt
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli import app
 from gateway.control.pool_file import read_pool_file
 from gateway.control.pools import carry_out, plan_apply
 from gateway.core.roster import WorkerState
@@ -167,3 +170,17 @@ async def test_a_pools_own_wait_is_in_force_without_a_restart(start_path, connec
         patient = waits(path, WAITING)
         await until_waiting(path, 1)
         patient.done.cancel()
+
+
+async def test_check_compares_with_the_workers_that_run(start_path, tmp_path):
+    """A name that was added to a pool is known to workers that start from then on: until then the check says so."""
+    async with start_path(1, admin_token="t") as path:
+        file = tmp_path / "sluice.yaml"
+        file.write_text("pools:\n  tiny: {model: m, serves: [tiny, new], workers: {max: 3}}\n  cold: {model: m}\n")
+        environ = {"SLUICE_PORT": path.url.rpartition(":")[2], "SLUICE_ADMIN_TOKEN": "t"}
+        arguments = ["check", str(file), "--home", str(tmp_path), "--format"]
+        told = await asyncio.to_thread(CliRunner(env=environ).invoke, app, [*arguments, "json"])
+        assert json.loads(told.stdout)["workers"] == {"tiny": {"states": {"ready": 1}, "lacks": ["new"]}}
+        shown = await asyncio.to_thread(CliRunner(env=environ).invoke, app, [*arguments, "table"])
+        assert re.search(r"cold +1 to 1 +none +–", shown.output)
+        assert re.search(r"tiny +1 to 3 +1 ready +new", shown.output)
