@@ -66,12 +66,11 @@ def test_a_puller_that_is_killed_leaves_its_parts_to_the_next_which_takes_over_a
     assert in_any_partial(store)
     assert list(store.models()) == []
     hub.faults.chunk_s = 0
-    begun = time.monotonic()
-    given, _ = answer(start_pull())
+    given, said = answer(start_pull())
     assert given == {"path": str(store.folder(MODEL, commit))}
     stored = next(store.models())
     assert problems(stored.folder, stored.manifest.files) == {}
-    assert time.monotonic() - begun < locks.EXPIRY_S  # seen to be gone, not waited out
+    assert "is being downloaded by" not in said  # seen to be gone, not waited out
     assert max(hub.resumed) > 0
     assert current_owner(store.locks(MODEL, commit)) is None
 
@@ -88,11 +87,11 @@ def test_an_owner_elsewhere_is_waited_for_while_its_beat_moves_and_taken_over_wh
     def beat():
         for number in range(1, 8):
             write_beats(tmp_path / "1", elsewhere, number)
-            stop.wait(0.2)
+            stop.wait(0.1)
 
     beating = threading.Thread(target=beat)
     beating.start()
-    with held(tmp_path, on_wait, expiry_s=1.0, poll_s=0.02):
+    with held(tmp_path, on_wait, expiry_s=3.0, poll_s=0.02):
         assert waited[-1][0] == 7  # only after the last beat
         assert "process 41 on node-7" in waited[0][1]
         assert "43 % there" in waited[0][1]
