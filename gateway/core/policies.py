@@ -127,11 +127,11 @@ def _roomy(ask: Ask, pool: PoolViews, dice: random.Random, most: int = 32) -> li
 
 POLICIES: Mapping[str, Policy] = MappingProxyType(
     {
-        "least_load": _least_load,
         "round_robin": _round_robin,
         "power_of_two": _power_of_two,
         "chwbl": _chwbl,
         "sglang": _sglang,
+        "least_load": _least_load,
         "random": _any,
     }
 )

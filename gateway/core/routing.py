@@ -14,6 +14,7 @@ from gateway.errors import Refused
 # Of a larger pool so many workers are weighed, from a random place on. The least loaded of even two is within
 # O(log log n) of the best (Mitzenmacher, "The power of two choices", 2001).
 SAMPLE = 32
+SEARCHED_MAX = 8 * SAMPLE  # of those with a sequence to spare, when none has room for a prompt: some 100 µs
 _DICE = random.Random()  # noqa: S311  several gateways with one picture must not all choose alike; no secret is drawn
 
 
@@ -235,7 +236,7 @@ def roomy(
     """
     free: list[WorkerView] = []
     for seen, worker in enumerate(able(model, pool.free, tried, dice)):
-        if len(free) >= most or (free and seen >= SAMPLE):
+        if len(free) >= most or seen >= (SAMPLE if free else SEARCHED_MAX):
             break
         if not worker.is_suspect and has_prefill_room(worker, prompt_tokens):
             free.append(worker)

@@ -4,10 +4,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.bench import credit, ledger, metering, overhead, planner, pools, queue, scale, shares, waiting
+from tests.bench import credit, ledger, metering, overhead, planner, pools, queue, routing, scale, shares, waiting
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = (overhead, metering, credit, queue, shares, scale, waiting, planner, ledger, pools)
+BENCHMARKS = (overhead, metering, credit, queue, routing, shares, scale, waiting, planner, ledger, pools)
 
 
 def main() -> None:

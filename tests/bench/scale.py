@@ -128,7 +128,7 @@ async def _requests(plane: Plane, secret: str, count: int) -> list[float]:
             record = await stack.enter_async_context(plane.metering.open(call))
             record.caller = caller = plane.authn.identify(call.headers)
             record.wishes = read_wishes(call.headers, caller.service_class)
-            record.request = plane.foresee(caller, parse_chat(BODY, plane.cache_salt(caller)))
+            record.request = plane.read(parse_chat, caller, BODY)
             record.model = model = plane.model(record.request.model)
             await stack.enter_async_context(plane.admission.enter(model, record))
             took.append(time.thread_time() - began_s)

@@ -239,4 +239,4 @@ def test_a_viral_prefix_spreads_over_the_pool():
 
 
 def test_the_policies_have_names():
-    assert NAMES == (SLUICE, "least_load", "round_robin", "power_of_two", "chwbl", "sglang", "random")
+    assert NAMES == (SLUICE, "round_robin", "power_of_two", "chwbl", "sglang", "least_load", "random")
