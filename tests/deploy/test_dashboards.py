@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.deploy.boards import BOARDS, metrics, panels, queries
+from tests.deploy.declared import declare
 from tests.deploy.test_rules import RULES, rules
 from tests.servers.installation import Installation
 from tests.servers.prometheus_server import PrometheusServer
@@ -76,7 +77,7 @@ def watched(tmp_path, redis_url):
     prometheus = PrometheusServer(tmp_path / "prometheus", jobs, RULES)
     prometheus.start()
     ended = threading.Event()
-    load = threading.Thread(target=_load, args=(gateway.url, place.declare(), ended))
+    load = threading.Thread(target=_load, args=(gateway.url, declare(place), ended))
     load.start()
     yield prometheus
     ended.set()
