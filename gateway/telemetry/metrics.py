@@ -38,6 +38,9 @@ class Metrics:
             "sluice_undelivered_tokens", "Completion tokens that came after the client had left.", ["model"], registry=r
         )
         self._retries = Counter("sluice_retries", "Tries beyond the first.", ["model"], registry=r)
+        self._continued = Counter(
+            "sluice_streams_continued", "Times another worker went on with a stream.", ["model"], registry=r
+        )
         self._ttft = Histogram(
             "sluice_ttft_seconds", "Arrival to first byte.", ["model"], buckets=_TTFT_BUCKETS_S, registry=r
         )
@@ -85,6 +88,7 @@ class Metrics:
         self._completion.labels(model).inc(event.completion_tokens)
         self._undelivered.labels(model).inc(event.undelivered_tokens)
         self._retries.labels(model).inc(event.attempts - 1)
+        self._continued.labels(model).inc(event.continued)
         if event.ttft_ms is None:
             return
         self._ttft.labels(model).observe(event.ttft_ms / 1000)

@@ -4,10 +4,38 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.bench import credit, ledger, metering, overhead, planner, pools, queue, routing, scale, shares, waiting
+from tests.bench import (
+    continuation,
+    credit,
+    ledger,
+    metering,
+    overhead,
+    planner,
+    pools,
+    queue,
+    routing,
+    scale,
+    shares,
+    token_ids,
+    waiting,
+)
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = (overhead, metering, credit, queue, routing, shares, scale, waiting, planner, ledger, pools)
+BENCHMARKS = (
+    overhead,
+    token_ids,
+    metering,
+    credit,
+    queue,
+    routing,
+    shares,
+    scale,
+    waiting,
+    planner,
+    ledger,
+    pools,
+    continuation,
+)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -27,6 +28,7 @@ class Ending:
     body: bytes = b""
     is_whole: bool = False
     asked: dict = field(default_factory=dict)
+    pause_s: float = 0.0  # the longest without a byte, once there was one
 
     @property
     def is_finished(self) -> bool:
@@ -83,7 +85,10 @@ async def ask(
         ending.status = await connection.head(TIMEOUT_S)
         ending.request_id = connection.headers[b"x-request-id"].decode()
         ending.worker = connection.headers.get(b"x-sluice-worker", b"").decode()
+        at_s = time.monotonic()
         while part := await connection.read(TIMEOUT_S):
+            before_s, at_s = at_s, time.monotonic()
+            ending.pause_s = max(ending.pause_s, at_s - before_s if ending.body else 0.0)
             ending.body += part
         ending.is_whole = True
     except (ConnectionBroken, TookTooLong):
