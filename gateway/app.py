@@ -54,6 +54,7 @@ from gateway.serve.explain import Explained
 from gateway.serve.health import Health
 from gateway.serve.holds import Declared, Holding, HoldRules
 from gateway.serve.jobs import Endpoint, JobRules
+from gateway.serve.knocking import Knocking
 from gateway.serve.lane import JobLane, LaneRules, make_lane
 from gateway.serve.metering import Metering, MeterRules
 from gateway.serve.placement import Placement, PlacementRules
@@ -126,6 +127,7 @@ class Gateway:
         routing, metrics = PlacementRules(**settings.upstream.placement_rules), self._metrics
         self._explained = Explained(settings.gateway_id, routing.policy, now_ms)
         self._placement = Placement(self._roster, routing, self._explained, metrics.count_predicted_cache)
+        self._knocking = Knocking(self._roster, self._connections, timeout_s=settings.upstream.connect_timeout_s)
         self._retries = RetryBudgets(RetryRules(settings.upstream.retry_share, settings.upstream.retries_min))
         self._predictor = Predictor()
         self._starts, self._meter = Starts(), WorkMeter(time.monotonic)
@@ -161,6 +163,7 @@ class Gateway:
         if self._returns is not None:
             await self._returns.start()
         await self._waiting.start()
+        await self._knocking.start()
         await self._lane.start()
         self._residue.start()
         await self._scale.start()
@@ -188,6 +191,7 @@ class Gateway:
         self._usage.close()
         await self._lane.aclose(max(0.0, self._drain_ends_s - time.monotonic()))
         await self._waiting.aclose()
+        await self._knocking.aclose()
         self._objects.close()
         await self._admission.aclose()
         if self._returns is not None:

@@ -210,8 +210,8 @@ class WorkerHealth:
     def eject(self, reason: str, now_s: float, jitter: float) -> None:
         """Give it nothing for base × 2^k seconds; *jitter* is from 0 to 1. A window of good service takes one off k."""
         rules = self._rules
-        if self.state is not HealthState.HALF_OPEN and self._level:
-            self._level = max(0, self._level - int((now_s - self._back_s) / rules.window_s))
+        if not self.is_sidelined:
+            self._level -= int(min(self._level, (now_s - self._back_s) / rules.window_s))
         for_s = min(rules.ejection_s_max, rules.ejection_s * 2 ** min(self._level, _DOUBLINGS_MAX))
         self._level += 1
         self.ejections += 1
@@ -300,6 +300,19 @@ class PoolHealth:
         else:
             spared = f"; the pool can spare {self.sidelined_max} of its {len(self._ready)}" if verdict else ""
             health.suspect(f"{verdict or 'a fault'}, the last: {fault.text}{spared}", now_s)
+
+    def returning(self, now_s: float, within_s: float) -> list[str]:
+        """List the workers whose ejection ends in *within_s* seconds or less."""
+        ejected = ((worker, of) for worker, of in self._doubted.items() if of.state is HealthState.EJECTED)
+        return [worker for worker, of in ejected if of.until_s - now_s <= within_s]
+
+    def keep_ejected(self, worker: str, fault: WorkerFault, now_s: float) -> list[str]:
+        """Take note that an ejected worker does not even answer: its ejection begins anew, longer."""
+        health = self._doubted.get(worker)
+        if health is None or health.state is not HealthState.EJECTED:
+            return []
+        health.eject(f"no good answer at /health, the last fault: {fault.text}", now_s, self._dice())
+        return [worker]
 
     def note_first_token(self, worker: str, now_s: float, ttft_s: float) -> list[str]:
         """Take the first token of an answer of *worker*, *ttft_s* after it was sent the request."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
-from gateway.core.health import HealthState, WorkerFault
+from gateway.core.health import HealthState, WorkerFault, WorkerHealth
 from gateway.core.roster import WorkerState
+from gateway.core.routing import WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,3 +30,21 @@ class WorkerFigures:
     ejections: int
     first_tokens: int
     ttft_s: float
+
+
+def figures_of(view: WorkerView, health: WorkerHealth, now_s: float) -> WorkerFigures:
+    """Put together what is to be shown of a worker now."""
+    return WorkerFigures(
+        worker=view.id,
+        pool=view.pool,
+        state=view.state,
+        health=health.state,
+        reason=health.reason,
+        left_s=None if health.until_s == inf else max(0.0, health.until_s - now_s),
+        in_flight=view.in_flight,
+        credit_seqs=view.slots,
+        faults=dict(health.faults),
+        ejections=health.ejections,
+        first_tokens=health.first_tokens,
+        ttft_s=health.ttft_s,
+    )

@@ -8,7 +8,7 @@ from gateway.core.engine_load import EngineLoad
 from gateway.core.health import WorkerFault
 from gateway.core.orders import Order, Standing
 from gateway.core.roster import Beat
-from gateway.core.routing import PoolViews
+from gateway.core.routing import PoolViews, WorkerView
 from gateway.core.worker_figures import WorkerFigures
 
 
@@ -97,6 +97,12 @@ class Roster(Protocol):
 
     def trust(self, worker: str) -> None:
         """Note that *worker* just answered a request well, to the end: it is no longer suspect."""
+
+    def returning(self, within_s: float) -> Sequence[WorkerView]:
+        """List the workers whose ejection here ends in *within_s* seconds or less. Reads memory only."""
+
+    def keep_ejected(self, worker: str, fault: WorkerFault) -> None:
+        """Note that *worker*, which is ejected, does not even answer: for longer than before it gets nothing."""
 
     def figures(self) -> Sequence[WorkerFigures]:
         """List what is to be shown of every worker whose lease holds. Reads memory only."""

@@ -15,7 +15,7 @@ from gateway.core.health import DEFAULT_RULES, HealthRules, HealthState, PoolHea
 from gateway.core.orders import Order, Ordered, Standing, state_under
 from gateway.core.roster import Beat, WorkerState
 from gateway.core.routing import PoolViews, WorkerView
-from gateway.core.worker_figures import WorkerFigures
+from gateway.core.worker_figures import WorkerFigures, figures_of
 from gateway.stores.worker_orders import WorkerOrders
 from gateway.stores.worker_work import Told, WorkerWork
 from gateway.stores.working import MemoryWorking
@@ -234,7 +234,18 @@ class MemoryRoster:
         for pool in list(self._pages):
             self.views(pool)  # lets time have its way
         now_s = self.now_s()
-        return [self._figures(entry, now_s) for entry in self._entries.values() if entry.ends_s > now_s]
+        listed = [(worker, entry) for worker, entry in self._entries.items() if entry.ends_s > now_s]
+        return [figures_of(self._view(worker), entry.health, now_s) for worker, entry in listed]
+
+    def returning(self, within_s: float) -> Sequence[WorkerView]:
+        now_s = self.now_s()
+        names = [name for page in self._pages.values() for name in page.health.returning(now_s, within_s)]
+        return [self._view(name) for name in names]
+
+    def keep_ejected(self, worker: str, fault: WorkerFault) -> None:
+        entry = self._entries.get(worker)
+        if entry:
+            self._note_health(self._page(entry.beat.pool).health.keep_ejected(worker, fault, self.now_s()))
 
     async def start(self) -> None:
         """Nothing to start: there is no one to share with."""
@@ -359,23 +370,6 @@ class MemoryRoster:
             prefill_tokens_per_s=credit.prefill_tokens_per_s,
             is_suspect=health.is_passed_over,
             is_ejected=health.state is HealthState.EJECTED,
-        )
-
-    def _figures(self, entry: _Entry, now_s: float) -> WorkerFigures:
-        view, health = self._view(entry.beat.worker), entry.health
-        return WorkerFigures(
-            worker=view.id,
-            pool=view.pool,
-            state=view.state,
-            health=health.state,
-            reason=health.reason,
-            left_s=None if health.until_s == inf else max(0.0, health.until_s - now_s),
-            in_flight=view.in_flight,
-            credit_seqs=view.slots,
-            faults=dict(health.faults),
-            ejections=health.ejections,
-            first_tokens=health.first_tokens,
-            ttft_s=health.ttft_s,
         )
 
     def __len__(self) -> int:

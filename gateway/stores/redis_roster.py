@@ -17,7 +17,7 @@ from gateway.core.engine_load import EngineLoad
 from gateway.core.health import DEFAULT_RULES, HealthRules, WorkerFault
 from gateway.core.orders import Order, Standing
 from gateway.core.roster import Beat, WorkerState
-from gateway.core.routing import PoolViews
+from gateway.core.routing import PoolViews, WorkerView
 from gateway.core.worker_figures import WorkerFigures
 from gateway.errors import StoreUnavailable
 from gateway.ports.roster import Working
@@ -114,6 +114,12 @@ class RedisRoster:
 
     def figures(self) -> Sequence[WorkerFigures]:
         return self._local.figures()
+
+    def returning(self, within_s: float) -> Sequence[WorkerView]:
+        return self._local.returning(within_s)
+
+    def keep_ejected(self, worker: str, fault: WorkerFault) -> None:
+        self._local.keep_ejected(worker, fault)
 
     async def start(self) -> None:
         await self._refresh()

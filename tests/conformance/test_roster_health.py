@@ -89,6 +89,21 @@ async def test_it_comes_back_through_one_request_at_a_time(roster, clock):
     assert view(roster).credit_seqs == 64
 
 
+async def test_it_stays_out_while_it_does_not_even_answer(roster, clock):
+    assert list(roster.returning(60.0)) == []
+    eject(roster)
+    assert list(roster.returning(9.0)) == []
+    assert [one.id for one in roster.returning(60.0)] == ["w1"]
+    clock.advance(9.0)
+    roster.keep_ejected("w1", WorkerFault.UNREACHABLE)
+    roster.keep_ejected("w2", WorkerFault.UNREACHABLE)
+    roster.keep_ejected("unknown", WorkerFault.UNREACHABLE)
+    clock.advance(RULES.ejection_s * 1.2)
+    assert (view(roster).is_ejected, view(roster, "w2").is_suspect) == (True, False)
+    clock.advance(RULES.ejection_s * 1.2)
+    assert not view(roster).is_ejected
+
+
 async def test_who_waits_hears_when_a_trial_may_begin(roster, clock):
     eject(roster)
     roster.views("qwen")

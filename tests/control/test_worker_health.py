@@ -56,7 +56,7 @@ def test_the_list_lets_time_have_its_way(shown, clock):
 
 def test_status_shows_it_beside_each_worker(shown, capsys):
     workers = [worker | {"health_until_ms": worker["health_until_ms"] and 0} for worker in shown().values()]
-    _print({"url": "http://g", "ready": True, "components": {}, "workers": workers}, Console())
+    _print({"url": "http://g", "ready": True, "components": {}, "workers": workers, "scale": []}, Console())
     ejected, trusted = (line for line in capsys.readouterr().out.splitlines() if "gpu-" in line)
     assert "ejected, 0 s left" in ejected
     assert "5 faults in a row" in ejected

@@ -171,6 +171,28 @@ def test_time_of_good_service_makes_the_next_ejection_shorter():
     assert pool.fault(count=5).until_s - pool.now_s == 10
 
 
+def test_an_ejected_worker_that_does_not_even_answer_stays_out_longer_and_longer():
+    pool, times = Pool(), []
+    pool.fault(count=5)
+    for _ in range(3):
+        assert pool.health.returning(pool.now_s, 9.0) == []
+        pool.after(pool.workers[0].until_s - pool.now_s - 1)
+        assert pool.health.returning(pool.now_s, 9.0) == ["w0"]
+        assert pool.health.keep_ejected("w0", WorkerFault.UNREACHABLE, pool.now_s) == ["w0"]
+        times.append(pool.workers[0].until_s - pool.now_s)
+    assert times == [20, 40, 80]
+    assert pool.workers[0].reason == "no good answer at /health, the last fault: it cannot be reached"
+    assert pool.health.keep_ejected("w1", WorkerFault.UNREACHABLE, pool.now_s) == [], "it is not ejected"
+
+
+def test_one_that_failed_its_trial_while_it_drained_is_ejected_as_any_other_later():
+    pool = half_open()
+    pool.ready(0, is_ready=False)
+    assert pool.fault().state is SUSPECT
+    pool.ready(0)
+    assert pool.fault(count=5).state is EJECTED
+
+
 def test_jitter_keeps_gateways_apart():
     times = []
     for draw in (0.0, 0.5, 1.0):
@@ -287,6 +309,12 @@ class PoolMachine(RuleBasedStateMachine):
     def client_leaves_or_asked_wrongly(self, place):
         worker, trial = self.trials.pop(place % len(self.trials))
         worker.end_request(trial)
+
+    @rule(n=st.integers(1, 6), fault=st.sampled_from(list(WorkerFault)))
+    def knock(self, n, fault):
+        assert self.pool.keep_ejected(f"w{n}", fault, self.now_s) == [
+            name for name in self.pool.returning(self.now_s, inf) if name == f"w{n}"
+        ]
 
     @rule(n=st.integers(0, 6))
     def restart(self, n):

@@ -66,19 +66,17 @@ async def test_ten_thousand_requests_that_the_engines_refuse_eject_nobody(start_
         assert (await ask(connections, path.url, path.key, STREAM)).is_finished
 
 
-async def test_clients_that_leave_early_eject_nobody(start_path):
-    async def leave_early(path, number):
-        connections = ConnectionPool(connect_timeout_s=5, keep_alive_s=5)
-        asking = asyncio.create_task(
-            ask(connections, path.url, path.key, (BODY, STREAM)[number % 2] | {"max_tokens": 500})
-        )
-        await asyncio.sleep(0.03 * (number % 7))
-        asking.cancel()
-        connections.close()
-
+async def test_clients_that_leave_early_eject_nobody(start_path, connections):
     async with start_path() as path:
-        for _ in range(4):
-            await asyncio.gather(*(leave_early(path, number) for number in range(28)))
+
+        async def leave_early(number):
+            body = (BODY, STREAM)[number % 2] | {"max_tokens": 500}
+            asking = asyncio.create_task(ask(connections, path.url, path.key, body))
+            await asyncio.sleep(0.03 * (number % 7))
+            asking.cancel()
+
+        for _ in range(10):
+            await asyncio.gather(*(leave_early(number) for number in range(28)))
         await until(lambda: all(view.in_flight == 0 for view in path.views), within_s=60)
         for worker in ("w0", "w1"):
             assert (health(path, worker), sum(figures(path, worker).faults.values())) == ("trusted", 0)
@@ -190,6 +188,28 @@ async def timed(path, connections, count=300, at_once=12):
 def p99(times):
     ordered = sorted(times)
     return ordered[int(0.99 * len(ordered))]
+
+
+async def test_a_worker_that_does_not_even_answer_a_knock_is_tried_by_no_request(start_path, connections):
+    asked = []
+
+    async def note_and_hang(reader, writer):
+        asked.append((await reader.read(1 << 20)).split(b" HTTP", 1)[0])
+
+    upstream = {"header_timeout_s": 1.0, "connect_timeout_s": 1.0}
+    rules = {"faults_in_row": 1, "ejection_s": 4.0}
+    async with hung_engine(note_and_hang) as (url, _), start_path(upstream=upstream, health=rules) as path:
+        await path.beat(0, url=url)
+        while health(path) != "ejected":
+            await ask_often(path, connections, STREAM, 4, at_once=4)
+        tried = asked.count(b"POST /v1/chat/completions")
+        while figures(path).ejections < 2:
+            assert (await ask(connections, path.url, path.key, STREAM)).worker == "w1"
+            await asyncio.sleep(0.05)
+        assert figures(path).reason.startswith("no good answer at /health")
+        assert asked.count(b"GET /health") >= 1
+        assert asked.count(b"POST /v1/chat/completions") == tried, "no request was spent on it"
+        assert figures(path).left_s > 4.0
 
 
 async def test_when_a_pool_fails_as_a_whole_few_requests_are_tried_twice_and_the_others_are_told(
