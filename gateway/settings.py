@@ -198,7 +198,7 @@ class RosterSettings(_Section):
 
 
 class ScaleSettings(_Section):
-    """How many workers pools should have that are not declared; `down_s` counts for all pools."""
+    """How many workers pools should have; `drain_s` and `down_s` count for all, the rest for pools not declared."""
 
     workers_min: int = Field(1, ge=0, description="The least workers of a pool; 0: none while nobody asks.")
     workers_max: int = Field(0, ge=0, description="The most; 0: as many as run, then nobody scales the pool.")

@@ -21,8 +21,9 @@ RATE_S = 10.0  # time constant of a rate
 # Of arrivals: at 10 requests a second of mixed lengths it is off by 5 % (sqrt((1 + c²) ÷ 2rτ) with c² = 0.4), and the
 # highest of a minute by little more. A shorter one costs workers: 10 s make 23 changes of a pool where 30 s make 11.
 CALM_S = 30.0
-# A step is told sooner by a quick one, which counts when it is twice the other: chance alone hardly ever does that.
-STEP_RATE_S, STEP_SHARE = 2.0, 2.0
+# A step is told sooner by the last three seconds without the busiest of them, which may be a burst of an instant. That
+# counts when it is twice the calm rate: chance alone hardly ever does that.
+STEP_S, STEP_SHARE = 3, 2.0
 SETTLE_S = 15.0  # an empty line may fill again: one sync period of Kubernetes' autoscaler
 EMPTY_S = 1.0  # less than a second's work of the ready workers is no line
 BUSY_SHARE = 0.8  # of its places in use: what a worker does then is what it can do
@@ -227,11 +228,37 @@ class WorkRate:
         return self._per_s * exp(-max(0.0, now_s - self._seen_s) / self._constant_s)
 
 
+class StepRate:
+    """Work per second over the last STEP_S whole seconds, the busiest of them left out."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._tokens = [0.0] * (STEP_S + 1)  # of the second under way, then of those before
+
+    def add(self, tokens: float, now_s: float) -> None:
+        """Note work."""
+        self._turn(now_s)
+        self._tokens[0] += tokens
+
+    def per_s(self, now_s: float) -> float:
+        """Give the rate as of now."""
+        self._turn(now_s)
+        whole = self._tokens[1:]
+        return (sum(whole) - max(whole)) / (STEP_S - 1)
+
+    def _turn(self, now_s: float) -> None:
+        past = int(now_s) - self._second
+        if past > 0:
+            kept = self._tokens[: max(0, STEP_S + 1 - past)]
+            self._tokens = [0.0] * (STEP_S + 1 - len(kept)) + kept
+            self._second = int(now_s)
+
+
 class ArrivalRate:
     """Work that arrives per second: a calm mean, or while that catches up with a step, a quick one."""
 
     def __init__(self) -> None:
-        self._calm, self._quick = WorkRate(CALM_S), WorkRate(STEP_RATE_S)
+        self._calm, self._quick = WorkRate(CALM_S), StepRate()
         self._is_step = False
 
     def add(self, tokens: float, now_s: float) -> None:

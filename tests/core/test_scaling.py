@@ -239,6 +239,17 @@ def test_a_rate_follows_a_step_by_two_thirds_in_its_time_constant():
     assert rate.per_s(20) < 0.4 * rate.per_s(10)
 
 
+def test_a_step_is_known_within_seconds_and_a_burst_of_an_instant_is_none():
+    rate = ArrivalRate()
+    for hundredth in range(450):
+        rate.add(10.0, hundredth / 100)
+    assert 600 < rate.per_s(4.5) <= 1000
+    burst = ArrivalRate()
+    for _ in range(50):
+        burst.add(100.0, 0.9)
+    assert all(burst.per_s(at_s) < 200 for at_s in (0.9, 1.5, 2.5, 3.5))
+
+
 def observed(rate, seconds, served, in_flight, slots=100, ready=1):
     for _ in range(seconds):
         observed.now_s += 1
