@@ -24,7 +24,8 @@ class Client:
 
     async def submit(self, body=BODY, **headers) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.http.post(PATH, json=body, headers={"prefer": "respond-async", **named})
+        path = "/v1/completions" if "prompt" in body else PATH
+        return await self.http.post(path, json=body, headers={"prefer": "respond-async", **named})
 
     async def ticket(self, body=BODY, **headers) -> dict:
         answer = await self.submit(body, **headers)

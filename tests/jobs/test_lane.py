@@ -60,6 +60,16 @@ async def test_a_stream_is_kept_whole_as_the_events_that_its_client_would_have_r
     assert event["is_stream"]
 
 
+async def test_a_text_completion_is_left_for_later_like_a_chat(start_lane):
+    async with start_lane() as (path, client):
+        ticket = await client.ticket({"model": "tiny", "prompt": "a b c", "max_tokens": 9, "ignore_eos": True})
+        await client.until(ticket, "completed")
+        result = (await client.result(ticket)).json()
+        event = await only_event(path)
+    assert result["object"] == "text_completion"
+    assert (event["prompt_tokens"], event["completion_tokens"], event["flag"]) == (3, 9, "exact")
+
+
 async def test_a_client_that_lost_its_connection_gets_its_answer_by_the_idempotency_key(start_lane):
     """It never saw the ticket; the same request with the same key gives the same one, and only one job was run."""
     async with start_lane() as (path, client):
