@@ -1,12 +1,13 @@
 """The chart is sound to Helm's own eyes, and every object it renders is one that Kubernetes would take."""
 
+import re
 import shutil
 
 import pytest
 import yaml
 
 from tests.chart.kinds import VERSIONS, flaws, own_kinds
-from tests.chart.rendered import CHART, EXAMPLES, example, helm, named, of_kind
+from tests.chart.rendered import CHART, EXAMPLES, example, helm, named, of_kind, pod_templates, render
 
 pytestmark = pytest.mark.helm
 
@@ -66,6 +67,28 @@ def _references(node, key=""):
     elif isinstance(node, list):
         for value in node:
             yield from _references(value)
+
+
+def test_a_new_version_of_the_chart_alone_restarts_nobody(tmp_path):
+    """Engines take minutes to start: only what they run may end them."""
+    copy = tmp_path / "sluice"
+    shutil.copytree(CHART, copy)
+    chart = copy / "Chart.yaml"
+    chart.write_text(re.sub(r"^version: .*", "version: 9.9.9", chart.read_text(), flags=re.MULTILINE))
+    done = helm("template", "s", str(copy), "--namespace", "llm", "--values", str(EXAMPLES["ha"]))
+    assert "sluice-9.9.9" in done.stdout
+    after = tuple(each for each in yaml.safe_load_all(done.stdout) if each)
+    assert dict(pod_templates(after)) == dict(pod_templates(example("ha")))
+
+
+def test_gateways_restart_for_settings_and_not_for_pools(tmp_path):
+    def template(**values):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return dict(pod_templates(render(str(path))))["StatefulSet/s-sluice-gateway"]
+
+    assert template(pools={"p": {"model": "acme/base"}}) == template()
+    assert template(gateway={"settings": {"queue": {"waiting_max": 5}}}) != template()
 
 
 def test_the_notes_say_the_first_commands(tmp_path):

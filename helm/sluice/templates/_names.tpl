@@ -12,7 +12,8 @@
 {{- end -}}
 {{- end }}
 
-{{/* What pods are selected by. Takes root, component and, for a pool, its name. */}}
+{{/* What pods are selected by, and all that they bear: a label with a version would restart every engine for its sake.
+Takes root, component and, for a pool, its name. */}}
 {{- define "sluice.selector" -}}
 app.kubernetes.io/name: {{ include "sluice.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}

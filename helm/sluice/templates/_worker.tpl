@@ -1,7 +1,7 @@
 {{/* What stands under `metadata` of a worker's pod. Takes root, name and pool. */}}
 {{- define "sluice.workerMetadata" -}}
 labels:
-  {{- include "sluice.labels" (dict "root" .root "component" "worker" "pool" .name) | nindent 2 }}
+  {{- include "sluice.selector" (dict "root" .root "component" "worker" "pool" .name) | nindent 2 }}
 {{- with (default dict .pool.kubernetes).podAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
