@@ -53,12 +53,16 @@ def test_a_dashboard_is_whole(path):
     assert board["uid"] == f"sluice-{path.stem}"
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
-    corners = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
-    assert len(corners) == len(set(corners))
+    cells = [cell for panel in board["panels"] for cell in _cells(**panel["gridPos"])]
+    assert len(cells) == len(set(cells)), "panels lie over one another"
     for panel in panels(path):
         assert panel["datasource"] == {"type": "prometheus", "uid": "${source}"}
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
         assert panel["targets"]
+
+
+def _cells(x, y, w, h):
+    return ((column, row) for column in range(x, x + w) for row in range(y, y + h))
 
 
 @pytest.fixture

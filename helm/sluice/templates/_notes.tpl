@@ -2,11 +2,12 @@
 {{- $name := include "sluice.fullname" . -}}
 Sluice {{ .Chart.AppVersion }} is installed as {{ .Release.Name }} in {{ .Release.Namespace }}.
 
-Wait until a gateway is ready, then declare who may ask and what for:
+Wait until the first gateway runs, then declare who may ask:
 
-  kubectl -n {{ .Release.Namespace }} rollout status statefulset/{{ $name }}-gateway
+  kubectl -n {{ .Release.Namespace }} wait pod/{{ $name }}-gateway-0 --for=jsonpath='{.status.phase}'=Running --timeout=600s
   kubectl -n {{ .Release.Namespace }} exec {{ $name }}-gateway-0 -- sluice tenants create acme
   kubectl -n {{ .Release.Namespace }} exec {{ $name }}-gateway-0 -- sluice keys create --tenant acme
+  kubectl -n {{ .Release.Namespace }} rollout status statefulset/{{ $name }}-gateway
 
 Reach it from here:
 
@@ -18,7 +19,7 @@ Reach it from here:
   curl -s http://127.0.0.1:8080/v1/chat/completions -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
     -d '{"model": {{ first (default (list $first) $pool.serves) | toJson }}, "messages": [{"role": "user", "content": "Hello!"}]}'
 {{ else }}
-There is no pool yet: declare one under `pools` and upgrade. Until then gateways are ready but serve nobody.
+There is no pool yet: declare one under `pools` and upgrade. Gateways are ready once anything is declared: a pool, or the tenant above.
 {{ end }}
 {{- if .Values.secrets.generate }}
 The tokens were made by Helm and lie in the Secret {{ include "sluice.tokens" . }}. For production make them yourself and name that Secret.
