@@ -1,14 +1,17 @@
 """
-What the trial renders, run as processes: its commands, its variables, its files and its secrets.
+What the examples render, run as processes: its commands, its variables, its files and its secrets.
 
 Only paths, names of hosts and ports are those of this machine, and the engine is simulated.
 """
 
 import base64
+import contextlib
 
 import httpx
 import pytest
 
+from gateway.stores.database import Database
+from gateway.stores.sql_directory import SqlDirectory
 from tests.chart.rendered import containers, example, named, variables
 from tests.servers.process import SLUICE, Process, free_port
 
@@ -16,13 +19,13 @@ pytestmark = [pytest.mark.helm, pytest.mark.redis]
 
 
 class Pod:
-    """The containers of the trial, made to run here."""
+    """The containers of an example, made to run here; *secrets* are those that it names and does not render."""
 
-    def __init__(self, folder, redis_url) -> None:
+    def __init__(self, folder, redis_url, name="trial", **secrets) -> None:
         self.folder, self.port, self.engine_port = folder, free_port(), free_port()
-        self.objects = example("trial")
-        for name in ("home", "objects", "worker", "etc"):
-            (folder / name).mkdir()
+        self.objects, self._secrets = example(name), secrets
+        for part in ("home", "objects", "worker", "etc"):
+            (folder / part).mkdir()
         config = named(self.objects, "ConfigMap", "s-sluice-config")["data"]["sluice.yaml"]
         (folder / "etc" / "sluice.yaml").write_text(config)
         self._here = {
@@ -53,6 +56,8 @@ class Pod:
         if isinstance(value, str):
             return self._put(value, home)
         reference = value["secretKeyRef"]
+        if reference["name"] in self._secrets:
+            return self._secrets[reference["name"]]
         return base64.b64decode(named(self.objects, "Secret", reference["name"])["data"][reference["key"]]).decode()
 
     def _put(self, text: str, home: str) -> str:
@@ -108,6 +113,19 @@ def test_what_the_trial_renders_serves_and_drains(pod):
         for process in (worker, gateway):
             if process.is_running:
                 process.kill_tree()
+
+
+@pytest.mark.postgres
+def test_the_migration_makes_tables_and_pools_before_any_gateway(tmp_path, redis_url, postgres_url):
+    pod = Pod(tmp_path, redis_url, "ha", **{"sluice-database": postgres_url})
+    pod.run("-migration/migrate")
+    pod.run("-migration/apply")
+    with contextlib.closing(Database(postgres_url)) as database:
+        pools = SqlDirectory(database).changes_since(0).pools
+    assert {pool.name: (pool.workers_min, pool.workers_max) for pool in pools} == {
+        "qwen3-8b": (2, 16),
+        "qwen3-32b": (0, 4),
+    }
 
 
 def answers(url: str) -> bool:
