@@ -20,7 +20,7 @@ STREAM = BODY | {"stream": True, "stream_options": COUNTED}
 BAD = BODY | {"temperature": -1}
 QUICK = {"ejection_s": 0.3, "ejection_s_max": 0.3, "slow_start_s": 0.0}
 REFUSED = 10_000
-LIMIT_S = 5.0
+LIMIT_S = 4.0
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_clients_that_leave_early_eject_nobody(start_path, connections):
             await asyncio.sleep(0.03 * (number % 7))
             asking.cancel()
 
-        for _ in range(10):
+        for _ in range(5):
             await asyncio.gather(*(leave_early(number) for number in range(28)))
         await until(lambda: all(view.in_flight == 0 for view in path.views), within_s=60)
         for worker in ("w0", "w1"):
@@ -107,7 +107,7 @@ async def say_after(reader, writer, answer):
 
 
 async def test_a_worker_that_answers_with_errors_is_ejected_and_comes_back_through_one_request(start_path, connections):
-    async with start_path(upstream={"suspect_s": 0.01}, health={"ejection_s": 3.0, "slow_start_s": 0.0}) as path:
+    async with start_path(upstream={"suspect_s": 0.01}, health={"ejection_s": 2.0, "slow_start_s": 0.0}) as path:
         await path.engines[0].fault(error_next=-1)
         while health(path) != "ejected":
             assert (await ask(connections, path.url, path.key, BODY)).is_finished
@@ -129,7 +129,7 @@ async def test_a_worker_that_answers_with_errors_is_ejected_and_comes_back_throu
 async def test_a_worker_that_stays_broken_costs_one_request_an_ejection(start_path, connections):
     async with start_path(upstream={"suspect_s": 0.01}, health=QUICK | {"faults_in_row": 1}) as path:
         await path.engines[0].fault(error_next=-1)
-        while figures(path).ejections < 4:
+        while figures(path).ejections < 3:
             endings = await asyncio.gather(*(ask(connections, path.url, path.key, BODY) for _ in range(4)))
             assert all(ending.is_finished for ending in endings)
         first = 8  # the most that were on it before it was found out
@@ -197,7 +197,7 @@ async def test_a_worker_that_does_not_even_answer_a_knock_is_tried_by_no_request
         asked.append((await reader.read(1 << 20)).split(b" HTTP", 1)[0])
 
     upstream = {"header_timeout_s": 1.0, "connect_timeout_s": 1.0}
-    rules = {"faults_in_row": 1, "ejection_s": 4.0}
+    rules = {"faults_in_row": 1, "ejection_s": 3.0}
     async with hung_engine(note_and_hang) as (url, _), start_path(upstream=upstream, health=rules) as path:
         await path.beat(0, url=url)
         while health(path) != "ejected":
@@ -209,7 +209,7 @@ async def test_a_worker_that_does_not_even_answer_a_knock_is_tried_by_no_request
         assert figures(path).reason.startswith("no good answer at /health")
         assert asked.count(b"GET /health") >= 1
         assert asked.count(b"POST /v1/chat/completions") == tried, "no request was spent on it"
-        assert figures(path).left_s > 4.0
+        assert figures(path).left_s > 3.0
 
 
 async def test_when_a_pool_fails_as_a_whole_few_requests_are_tried_twice_and_the_others_are_told(
