@@ -206,7 +206,8 @@ def test_a_drain_ends_when_its_time_is_up(start, ear):
     agent = start(None, "--drain-s", "1")
     beat = ear.until(is_ready)
     with engine_of(beat) as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # held: one that is let go closes the stream
+        next(lines)
         agent.terminate()
         assert agent.process.wait(20) == 0
     assert agent.events("worker_drained")[0]["is_in_full"] is False
@@ -220,7 +221,8 @@ def test_a_second_sigterm_ends_at_once(start, ear):
     agent = start()
     beat = ear.until(is_ready)
     with engine_of(beat) as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # held: one that is let go closes the stream
+        next(lines)
         agent.terminate()
         ear.until(lambda beat: beat["state"] == "draining")
         agent.terminate()

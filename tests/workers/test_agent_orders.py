@@ -39,7 +39,8 @@ def test_an_ordered_drain_has_no_limit_until_a_signal_sets_one(start, ear):
     agent = start(None, "--drain-s", "1")
     beat = ear.until(is_ready)
     with engine_of(beat) as http, http.stream("POST", "/v1/completions", json=LONG) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # held: one that is let go closes the stream
+        next(lines)
         ear.says = ordered("drain")
         ear.until(lambda beat: beat["state"] == "draining")
         ear.until_count(len(ear.beats) + 4)
