@@ -2,7 +2,7 @@
 # Back up an installation while it runs. Usage: deploy/backup.sh <home of a gateway> <folder to be made>
 #
 # SLUICE_DATABASE_URL: PostgreSQL; without it the SQLite file in the home. SLUICE_REDIS_URL: Redis, for the jobs that wait;
-# without it there is none. Programs: tar; pg_dump or python3; redis-cli.
+# without it that of `sluice up`, if there is one. Programs: tar; pg_dump or python3; redis-cli.
 #
 # The order makes it whole. Usage goes from the spool into the ledger, and only then from the disk: whatever had ended when
 # the spool was copied is in that copy, or in the ledger that is copied after it, or in both, which counts once. The other way
@@ -28,6 +28,7 @@ keep() { # folders of the home; one may change or vanish meanwhile (status 1), s
 if [ -n "${SLUICE_REDIS_URL:-}" ]; then
   redis-cli -u "$SLUICE_REDIS_URL" --no-auth-warning --rdb "$target/redis.rdb" >/dev/null
 fi
+[ ! -d "$home/redis" ] || keep redis # the embedded one of `sluice up`: its file is only ever appended to
 [ ! -d "$home/objects" ] || keep objects
 [ ! -d "$home/spool" ] || keep spool
 if [[ ${SLUICE_DATABASE_URL:-} == postgresql* ]]; then

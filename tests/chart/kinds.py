@@ -16,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
-VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
+VERSIONS = ("1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 
 _CRDS = Path(__file__).parent / "crds"
 _GROUP = re.compile(r"^([^./]*)(?:\.[^/]*)?/")

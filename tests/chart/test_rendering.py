@@ -25,6 +25,13 @@ def test_every_object_is_valid(name, version):
     assert [flaw for each in example(name) for flaw in flaws(each, version)] == []
 
 
+def test_the_versions_that_are_promised_are_those_that_are_tried():
+    assert f">={VERSIONS[0]}." in (CHART / "Chart.yaml").read_text()
+    page = (CHART.parents[1] / "docs/operators/install.md").read_text()
+    assert f"From version {VERSIONS[0]} on" in page
+    assert f"Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}" in page
+
+
 def test_a_field_that_does_not_exist_is_seen_in_kubernetes_kinds_and_in_our_own():
     """The validation itself is not blind."""
     deployment = {**of_kind(example("ha"), "Deployment")[0]}

@@ -71,7 +71,7 @@ def place(tmp_path, database_url):
     small = {"SLUICE_SPOOL__SEGMENT_BYTES": "4096"}  # files come and go while the spool is copied
     place = Installation(tmp_path / "first", database_url=database_url, **small)
     place.add_gateway()
-    place.add_worker("sim").wait_ready(60)
+    place.add_worker("sim").wait_ready(120)
     yield place
     place.close()
 
@@ -172,27 +172,50 @@ def spool_is_empty(gateway) -> bool:
     return gateway.metric("sluice_spool_backlog_events") == gateway.metric("sluice_spool_open_requests") == 0
 
 
-@pytest.mark.redis
-def test_what_redis_holds_comes_back(tmp_path):
-    """As the run-book says: the copy is loaded without the append-only file, which is then written from it."""
-    (tmp_path / "home" / "spool").mkdir(parents=True)
+@pytest.fixture
+def home(tmp_path):
+    """A home with nothing but a ledger in it."""
+    (tmp_path / "home" / "redis").mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(tmp_path / "home" / "sluice.db")) as database:
         database.execute("CREATE TABLE t (x)")
-    first = RedisServer(tmp_path)
-    first.start()
-    with redis.Redis.from_url(first.url) as client:
-        client.xadd("sluice:{jobs:p}:stream", {"job": "req_1"})
-        run(str(BACKUP), str(tmp_path / "home"), str(tmp_path / "backup"), SLUICE_REDIS_URL=first.url)
-    first.kill()
+    return tmp_path / "home"
+
+
+@contextlib.contextmanager
+def serving(folder, *options):
+    """A Redis in that folder, and a client of it."""
+    server = RedisServer(folder, *options)
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        yield server.url, client
+    server.kill()
+
+
+STREAM = "sluice:{jobs:p}:stream"
+
+
+@pytest.mark.redis
+def test_what_redis_holds_comes_back(home, tmp_path):
+    """As the page says: the copy is loaded without the append-only file, which is then written from it."""
+    with serving(tmp_path) as (url, client):
+        client.xadd(STREAM, {"job": "req_1"})
+        run(str(BACKUP), str(home), str(tmp_path / "backup"), SLUICE_REDIS_URL=url)
     folder = tmp_path / "data"
     folder.mkdir()
     shutil.copy(tmp_path / "backup" / "redis.rdb", folder / "dump.rdb")
-    second = RedisServer(folder, "--dbfilename", "dump.rdb", "--appendonly", "no")
-    second.start()
-    with redis.Redis.from_url(second.url) as client:
+    with serving(folder, "--dbfilename", "dump.rdb", "--appendonly", "no") as (_, client):
         client.config_set("appendonly", "yes")
-        assert [entry[b"job"] for _, entry in client.xrange("sluice:{jobs:p}:stream")] == [b"req_1"]
-    second.kill()
+        assert [entry[b"job"] for _, entry in client.xrange(STREAM)] == [b"req_1"]
+
+
+@pytest.mark.redis
+def test_what_the_embedded_redis_holds_comes_back_with_the_home(home, tmp_path):
+    with serving(home / "redis", "--appendonly", "yes", "--appendfsync", "always") as (_, client):
+        client.xadd(STREAM, {"job": "req_1"})
+        run(str(BACKUP), str(home), str(tmp_path / "backup"))
+    run("tar", "--extract", "--gzip", "--file", str(tmp_path / "backup" / "redis.tar.gz"), "--directory", str(tmp_path))
+    with serving(tmp_path / "redis", "--appendonly", "yes") as (_, client):
+        assert [entry[b"job"] for _, entry in client.xrange(STREAM)] == [b"req_1"]
 
 
 def test_a_backup_is_never_written_over_another(tmp_path):

@@ -70,7 +70,7 @@ def watched(tmp_path, redis_url):
     """A gateway with a simulated worker, some load, and a Prometheus that watches both."""
     place = Installation(tmp_path, redis_url=redis_url)
     gateway = place.add_gateway()
-    place.add_worker("sim").wait_ready(60)
+    place.add_worker("sim").wait_ready(120)
     jobs = {
         "sluice": [{"targets": [gateway.url.removeprefix("http://")]}],
         "sluice-engine": [
