@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.core.usage import Part, parts_to_json
 from gateway.ports.journal import EngineReading
 from gateway.ports.work import UnderWay, Work
 from gateway.stores.schema import engine_readings
@@ -94,3 +95,19 @@ def test_what_is_under_way_had_left_the_line_and_has_not_ended(journal, work):
     assert sorted(work.under_way("w1", 2000), key=repr) == sorted([stream, at_once, whole], key=repr)
     assert work.under_way("w1", 1200) == [at_once]
     assert work.under_way("w1", 3001) == work.under_way("w1", 1000) == []
+
+
+def test_the_parts_of_a_continued_stream_count_where_and_when_they_were_made(journal, work):
+    parts = parts_to_json([Part("w1", 50, 10, 7), Part("w2", 80, 17, 5)])
+    made = {"prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 40, "attempts": 3}
+    carried = {"continued": 2, "carried_tokens": 12, "carried_by": parts}
+    journal.append([event(1, worker="w3", arrived_ms=1, ended_ms=100, **made, **carried)])
+    found = work.work(0, 200)
+    assert {name: (each.carried_prompt_tokens, each.carried_completion_tokens) for name, each in found.items()} == {
+        "w1": (10, 7),
+        "w2": (17, 5),
+        "w3": (12, -12),
+    }
+    assert found["w3"].retries == 0
+    assert list(work.work(60, 90)) == ["w2"]
+    assert work.work(0, 200, "w1")["w1"] == found["w1"]
