@@ -90,7 +90,7 @@ async def test_operators_are_told_whom_a_request_waited_for(start_path):
             working.end()
         [placed] = (await route(client, answer)).json()["placements"]
         assert answer.headers["x-sluice-worker"] != home
-        assert 300 <= placed["waited_ms"] < 5000
+        assert placed["waited_ms"] >= 300
         assert placed["why"].startswith(f"{home} was expected to answer sooner (")
         assert "but had no credit for" in placed["why"]
 
