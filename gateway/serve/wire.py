@@ -250,9 +250,10 @@ class ConnectionPool:
         except BaseException:
             self._lose(url)
             raise
-        connection.on_lost = lambda: self._lose(url)
         if connection.is_gone:  # in the very moment it was made
             self._lose(url)
+            raise ConnectionBroken("it closed the connection")
+        connection.on_lost = lambda: self._lose(url)
         return connection
 
     def _lose(self, url: str) -> None:
