@@ -7,8 +7,9 @@ How many workers a pool needs: from the work that comes, the work that waits, an
 does per second. If it is known how long a worker takes to start, Q is foreseen for the moment at which a worker that
 is asked for now would be ready: what arrives until then waits too, what ready and starting workers do is taken off.
 
-Up at once. Down only to the most that arrivals asked for within the last `down_s`, and those who were asked for to
-drain a line stay until it has been empty for SETTLE_S: the two waves a pool must not follow down at once.
+Up at once, as soon as less than a tenth is to spare. Down only to the most that arrivals asked for within the last
+`down_s`, and those who were asked for to drain a line stay until it has been empty for SETTLE_S: the two waves a pool
+must not follow down at once.
 """
 
 from collections import deque
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from math import ceil, exp
 
 HEADROOM = 1.2  # of arrivals: at five sixths of what a pool can do its line stays short
+# Those that run are enough while they leave so much: else chance asks for one worker more every minute, and keeps it.
+HEADROOM_LEAST = 1.1
 RATE_S = 10.0  # time constant of a rate
 # Of arrivals: at 10 requests a second of mixed lengths it is off by 5 % (sqrt((1 + c²) ÷ 2rτ) with c² = 0.4), and the
 # highest of a minute by little more. A shorter one costs workers: 10 s make 23 changes of a pool where 30 s make 11.
@@ -102,9 +105,9 @@ class Demand:
         worked_s = self.ready * self.start_s + sum(max(0.0, self.start_s - left_s) for left_s in self.ready_in_s)
         return max(0.0, self.backlog_tokens + self.arrival_rate * self.start_s - self.per_worker * worked_s)
 
-    def workers_for(self, backlog_tokens: float, drain_s: float) -> int:
+    def workers_for(self, backlog_tokens: float, drain_s: float, headroom: float = HEADROOM) -> int:
         """Give the workers that keep up with arrivals and drain *backlog_tokens* meanwhile."""
-        work_rate = self.arrival_rate * HEADROOM + backlog_tokens / drain_s
+        work_rate = self.arrival_rate * headroom + backlog_tokens / drain_s
         return ceil(work_rate / self.per_worker - REST)
 
 
@@ -173,6 +176,8 @@ class Scaler:
 
     def _kept(self, now_s: float, demand: Demand, rules: ScaleRules, wanted: int, why: str) -> tuple[int, str]:
         """Keep what arrivals asked for lately, and what was asked for to drain the line."""
+        if self._is_enough(demand, rules, wanted):
+            wanted, why = demand.running, f"{demand.running} keep up, with a tenth to spare ({why})"
         arrivals = min(wanted, max(1, demand.workers_for(0.0, rules.drain_s))) if wanted else 0
         peak = self._peak(now_s, arrivals, rules.down_s) if wanted else self._forget()
         drainers = self._drain(now_s, demand, wanted)
@@ -181,6 +186,12 @@ class Scaler:
         if drainers > peak:
             return drainers, f"{drainers} were asked for to drain the line; they stay until it is empty ({why})"
         return peak, f"arrivals asked for {peak} within the last {rules.down_s:.0f} s ({why})"
+
+    @staticmethod
+    def _is_enough(demand: Demand, rules: ScaleRules, wanted: int) -> bool:
+        """Tell whether those that run are fewer than wanted, but enough to let them be."""
+        least = demand.workers_for(demand.backlog_ahead_tokens, rules.drain_s, HEADROOM_LEAST)
+        return 0 < least <= demand.running < wanted
 
     def _peak(self, now_s: float, arrivals: int, down_s: float) -> int:
         while self._arrivals and self._arrivals[-1][1] <= arrivals:

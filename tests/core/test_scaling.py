@@ -130,6 +130,14 @@ def test_a_pool_grows_at_once_and_shrinks_only_to_the_peak_of_the_window():
     assert scaler.decide(now_s + 63, low, RULES).desired == 2
 
 
+def test_workers_that_keep_up_with_a_tenth_to_spare_are_not_made_more():
+    found = Scaler().decide(0, demand(arrival_rate=6000, ready=7), RULES)
+    assert (found.wanted, found.desired) == (8, 7)
+    assert "7 keep up, with a tenth to spare" in found.reason
+    assert Scaler().decide(0, demand(arrival_rate=6500, ready=7), RULES).desired == 8
+    assert Scaler().decide(0, demand(arrival_rate=6000, backlog_tokens=60_000, waiting=9, ready=7), RULES).desired == 9
+
+
 def test_workers_that_drain_a_line_stay_until_it_has_been_empty_for_a_while():
     low = demand(arrival_rate=1000, ready=2)
     scaler, now_s = settled(low)
