@@ -194,6 +194,13 @@ class Connection(asyncio.Protocol):
         self._keeps_alive = self._parser.should_keep_alive()
 
 
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    trusted = ssl.create_default_context()
+    if ca is not None:
+        trusted.load_verify_locations(ca)
+    return trusted
+
+
 def _expire(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_exception(TookTooLong())
@@ -214,9 +221,7 @@ class ConnectionPool:
         self._connect_timeout_s = connect_timeout_s
         self._keep_alive_s = keep_alive_s
         self._connections_max = connections_max
-        self._trusted = ssl.create_default_context()
-        if ca is not None:
-            self._trusted.load_verify_locations(ca)
+        self._trusted: ssl.SSLContext | None = _trusting(ca) if ca else None
         self._idle: dict[str, list[Connection]] = {}
         self._open: Counter[str] = Counter()  # connections to each engine, those that are being made included
 
@@ -261,10 +266,15 @@ class ConnectionPool:
         if not self._open[url]:
             del self._open[url]
 
+    def _trust(self) -> ssl.SSLContext:
+        """Give what engines' certificates are held against; to read the system's takes 25 ms, which most never need."""
+        self._trusted = self._trusted or _trusting(None)
+        return self._trusted
+
     async def _connect(self, url: str) -> Connection:
         parts = urlsplit(url)
         assert parts.hostname, f"a worker's url has no host: {url}"
-        secure = self._trusted if parts.scheme == "https" else None
+        secure = self._trust() if parts.scheme == "https" else None
         port = parts.port or (443 if secure else 80)
         loop = asyncio.get_running_loop()
         try:
