@@ -152,6 +152,16 @@ def test_the_nodes_of_an_engine_run_one_command_and_the_leader_is_the_last_to_lo
     assert min(graces) > options["drain_s"]
 
 
+def test_the_hub_and_its_token_reach_the_worker(tmp_path):
+    hub = {"endpoint": "https://hub.example.com", "tokenSecret": "hub"}
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump({"pools": {"p": {"model": "acme/private"}}, "worker": {"hub": hub}}))
+    (worker,) = (each for where, each in containers(render(str(path))) if where.endswith("/worker"))
+    given = variables(worker)
+    assert given["SLUICE_HUB__ENDPOINT"] == "https://hub.example.com"
+    assert given["SLUICE_HUB__TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+
+
 def test_adapters_and_revisions_reach_the_worker(tmp_path):
     pool = {"model": "acme/base", "revision": "v2", "adapters": {"legal": "acme/legal", "medical": "/models/medical"}}
     path = tmp_path / "values.yaml"

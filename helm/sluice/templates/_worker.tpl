@@ -62,6 +62,16 @@ env:
   - name: SLUICE_WORKER_TOKEN
     valueFrom:
       secretKeyRef: {name: {{ include "sluice.tokens" .root }}, key: worker-token}
+  {{- with .root.Values.worker.hub }}
+  {{- if .endpoint }}
+  - {name: SLUICE_HUB__ENDPOINT, value: {{ .endpoint | quote }}}
+  {{- end }}
+  {{- if .tokenSecret }}
+  - name: SLUICE_HUB__TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ .tokenSecret }}, key: {{ .tokenKey }}}
+  {{- end }}
+  {{- end }}
   - {name: HOME, value: /var/lib/sluice}
 {{- include "sluice.containerSecurity" .root | nindent 0 }}
 resources:
