@@ -29,6 +29,7 @@ class Ending:
     is_whole: bool = False
     asked: dict = field(default_factory=dict)
     pause_s: float = 0.0  # the longest without a byte, once there was one
+    trouble: str = ""  # what broke it off, on the way or at the gateway
 
     @property
     def is_finished(self) -> bool:
@@ -78,7 +79,8 @@ async def ask(
         watched.append(ending)
     try:
         connection = connections.take_idle(url) or await connections.connect(url)
-    except (ConnectionBroken, TookTooLong):
+    except (ConnectionBroken, TookTooLong) as error:
+        ending.trouble = f"connecting: {error}"
         return ending
     try:
         connection.send(request_bytes(url, key, body))
@@ -91,8 +93,8 @@ async def ask(
             ending.pause_s = max(ending.pause_s, at_s - before_s if ending.body else 0.0)
             ending.body += part
         ending.is_whole = True
-    except (ConnectionBroken, TookTooLong):
-        pass
+    except (ConnectionBroken, TookTooLong) as error:
+        ending.trouble = str(error)
     finally:
         connections.give_back(url, connection)
     return ending
