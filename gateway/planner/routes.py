@@ -147,10 +147,10 @@ class Routes:
     def see(self, workers: Iterable[Worker], seqs: int) -> None:
         """Take in who is ready now, each of which takes *seqs* requests."""
         ready = {str(worker.number): worker for worker in workers}
-        for worker in ready.keys() - self._workers.keys():
+        for worker in (name for name in ready if name not in self._workers):  # in order: a seed replays exactly
             for view in self._views:
                 view.see(worker, seqs, self._prefill_tokens_max)
-        for worker in self._workers.keys() - ready.keys():
+        for worker in (name for name in self._workers if name not in ready):
             for view in self._views:
                 view.pool.drop(worker)
         self._workers.update(ready)
