@@ -203,7 +203,7 @@ class ScaleSettings(_Section):
     workers_min: int = Field(1, ge=0, description="The least workers of a pool; 0: none while nobody asks.")
     workers_max: int = Field(0, ge=0, description="The most; 0: as many as run, then nobody scales the pool.")
     drain_s: float = Field(60.0, gt=0, description="Within how long workers are to work off what waits.")
-    down_s: float = Field(60.0, ge=5, description="Arrivals must have asked for fewer workers this long before any go.")
+    down_s: float = Field(60.0, ge=1, description="Arrivals must have asked for fewer workers this long before any go.")
     idle_s: float = Field(300.0, ge=0, description="The last worker goes when nobody has asked for so long.")
 
 

@@ -9,7 +9,7 @@ from gateway.core.roster import WorkerState
 from tests.path.conftest import Path
 
 ADMIN = "a-token"
-SCALED = {"workers_min": 0, "workers_max": 4, "idle_s": 0.5, "down_s": 5.0}
+SCALED = {"workers_min": 0, "workers_max": 4, "idle_s": 0.5, "down_s": 1.0}
 
 
 def settings(**changes):

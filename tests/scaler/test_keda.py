@@ -11,7 +11,7 @@ from gateway.scaler import externalscaler_pb2 as messages
 from gateway.scaler.follow import Follower
 from gateway.scaler.keda import METRIC, SERVICE, KedaScaler, make_server
 from tests.path.conftest import start_path
-from tests.servers.installation import Installation
+from tests.servers.installation import WORKER_TOKEN, Installation
 from tests.servers.process import SLUICE, Process, free_port
 from tests.servers.sim_engines import start_sim
 
@@ -20,8 +20,10 @@ __all__ = ["start_path", "start_sim"]
 ADMIN = "a-token"
 SETTINGS = {
     "admin_token": ADMIN,
-    "scale": {"workers_min": 0, "workers_max": 4, "idle_s": 0.5, "down_s": 5.0},
+    "scale": {"workers_min": 0, "workers_max": 4, "idle_s": 0.5, "down_s": 1.0},
 }
+ENVIRON = {"SLUICE_SCALE__WORKERS_MIN": "0", "SLUICE_SCALE__WORKERS_MAX": "4", "SLUICE_DRAIN_ANNOUNCE_S": "0"}
+ENVIRON["SLUICE_ROSTER__LEASE_S"] = "600"
 REF = messages.ScaledObjectRef(name="tiny", namespace="models", scalerMetadata={"pool": "tiny"})
 
 
@@ -52,7 +54,8 @@ class Keda:
 
 
 @asynccontextmanager
-async def keda_of(*gateways: str):
+async def keda_of(*gateways: str, path=None):
+    """Run the scaler; at its end *path*, the gateway, ends its long polls, as it does when it drains."""
     follower = Follower(gateways, ADMIN, "keda")
     server, port = make_server(KedaScaler(follower), "127.0.0.1:0")
     await server.start()
@@ -63,6 +66,14 @@ async def keda_of(*gateways: str):
     finally:
         following.cancel()
         await server.stop(0.1)
+        if path:
+            path.gateway._scale.let_go()
+
+
+async def beat(url: str) -> None:
+    said = {"pool": "tiny", "models": ["tiny"], "url": "http://127.0.0.1:9", "state": "ready", "max_seqs": 8}
+    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {WORKER_TOKEN}"}) as http:
+        (await http.post("/internal/v1/workers/w0/beat", json=said)).raise_for_status()
 
 
 async def chat(path):
@@ -80,7 +91,7 @@ async def until_settled(path):
 
 
 async def test_a_first_request_is_pushed_and_its_end_too(start_path):
-    async with start_path(0, **SETTINGS) as path, keda_of(path.url) as keda:
+    async with start_path(0, **SETTINGS) as path, keda_of(path.url, path=path) as keda:
         await until_settled(path)
         stream = keda.stream(REF)
         assert not (await stream.read()).result
@@ -103,12 +114,11 @@ async def test_a_first_request_is_pushed_and_its_end_too(start_path):
 @pytest.mark.timeout(200)
 async def test_a_gateway_that_restarts_lowers_nothing(tmp_path):
     """Not while it is away, and not in its first moments, in which it knows of no worker and of no request."""
-    installation = Installation(tmp_path / "home", SLUICE_SCALE__WORKERS_MIN="0", SLUICE_SCALE__WORKERS_MAX="4")
+    installation = Installation(tmp_path / "home", **ENVIRON)
     port, scaler = free_port(), None
     try:
         gateway = installation.add_gateway()
-        installation.declare()
-        installation.add_worker("sim").wait_ready(60)
+        await beat(gateway.url)
         argv = [SLUICE, "scale", "serve", "--listen", f"127.0.0.1:{port}", "--gateway", gateway.url]
         scaler = Process("scaler", argv, tmp_path / "scaler.log", installation.environ)
         scaler.spawn()
@@ -119,10 +129,11 @@ async def test_a_gateway_that_restarts_lowers_nothing(tmp_path):
             assert await asyncio.to_thread(gateway.stop) == 0
             assert await keda.metric() == 1
             starting = asyncio.create_task(asyncio.to_thread(gateway.start))
-            while not starting.done() or len(await asyncio.to_thread(gateway.ready_workers)) < 1:
+            while not starting.done():
                 assert await keda.metric() == 1
                 await asyncio.sleep(0.1)
             await starting
+            assert not gateway.workers(), "it knows of none yet"
             for _ in range(20):
                 assert await keda.metric() == 1
                 await asyncio.sleep(0.1)
@@ -134,7 +145,7 @@ async def test_a_gateway_that_restarts_lowers_nothing(tmp_path):
 
 
 async def test_with_its_gateway_away_the_last_word_stands_and_before_any_word_it_is_an_error(start_path):
-    async with start_path(1, **SETTINGS) as path, keda_of("http://127.0.0.1:9", path.url) as keda:
+    async with start_path(1, **SETTINGS) as path, keda_of("http://127.0.0.1:9", path.url, path=path) as keda:
         await keda.until_metric(1)
         await path.gateway._scale.aclose()
         assert await keda.metric() == 1

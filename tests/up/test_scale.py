@@ -27,8 +27,8 @@ def test_a_range_is_read_and_what_is_none_is_told_how_to_write_one():
 def up(tmp_path):
     home = tmp_path / "home"
     argv = [SLUICE, "up", "--home", str(home), "--port", str(free_port()), "--engine", "sim", "--scale", "0..2"]
-    argv += ["--max-num-seqs", "4", '--engine-arg=--faults={"slow_start_s": 1.5}', "--engine-arg=--inter-token-ms=5"]
-    short = {"SLUICE_SCALE__IDLE_S": "2", "SLUICE_SCALE__DOWN_S": "5"}
+    argv += ["--max-num-seqs", "4", '--engine-arg=--faults={"slow_start_s": 1}', "--engine-arg=--inter-token-ms=5"]
+    short = {"SLUICE_SCALE__IDLE_S": "2", "SLUICE_SCALE__DOWN_S": "2"}
     up = Process("up", argv, home.with_name("up.log"), short)
     up.home = home
     up.spawn()
@@ -42,6 +42,11 @@ def scale(up) -> dict:
         [SLUICE, "scale", "status", "--home", str(up.home), "--format", "json"], capture_output=True, check=True
     )
     return json.loads(done.stdout)["pools"][0]
+
+
+def workers(up, url: str) -> list[dict]:
+    token = json.loads((up.home / "credentials.json").read_text())["admin_token"]
+    return httpx.get(f"{url}/admin/v1/workers", headers={"authorization": f"Bearer {token}"}, timeout=9).json()["data"]
 
 
 def status(up) -> dict:
@@ -75,7 +80,8 @@ def test_workers_come_with_requests_and_go_without(up):
     url = re.search(r"http://127\.0\.0\.1:\d+", said).group()
     key = re.search(r"sk-sluice-\w+", said).group()
     up.wait_until("down to zero", lambda: "worker-1 leaves: no request for" in up.log.read_text(), 60)
-    up.wait_until("gone", lambda: sum(scale(up)["workers"].values()) == 0, 60)
+    up.wait_until("gone", lambda: not workers(up, url), 60)
+    assert scale(up)["reason"].startswith("no request for")
     asleep = status(up)
     assert asleep["ready"], "a request would be served: it starts a worker"
     assert asleep["scale"][0]["desired"] == 0
@@ -87,5 +93,5 @@ def test_workers_come_with_requests_and_go_without(up):
     assert any(told), answers[0][:300]
     assert "worker-2 starts: " in up.log.read_text()
     up.wait_until("down to zero", lambda: up.log.read_text().count("worker-1 leaves: no request for") == 2, 60)
-    up.wait_until("gone", lambda: sum(scale(up)["workers"].values()) == 0, 60)
+    up.wait_until("gone", lambda: not workers(up, url), 60)
     assert up.stop() == 0
