@@ -23,9 +23,13 @@ WORKERS_KNOWN_MAX = 10_000  # whose last reading is remembered; ids are new at e
 
 
 class _BeatBody(BaseModel):
-    """The body of a beat; its fields are core/roster.py's Beat, bounded."""
+    """
+    The body of a beat; its fields are core/roster.py's Beat, bounded.
 
-    model_config = ConfigDict(extra="forbid")
+    What an agent of a newer version says besides is passed over, so that workers may be upgraded before gateways.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     pool: str = Field(min_length=1, max_length=200)
     models: tuple[str, ...] = Field(min_length=1)
