@@ -32,7 +32,7 @@ TOLERANCE = 0.1
 UP_PODS, UP_SHARE = 4, 1.0
 DOWN_WINDOW_S = 300.0
 CPU_TARGET = 0.9  # 1 ÷ 0.9 is out of tolerance, 1 ÷ 0.92 is not
-LOOP_CORES, IDLE_CORES, TOKEN_CPU_S = 1.0, 0.05, 60e-6
+LOOP_CORES, IDLE_CORES, TOKEN_CPU_S = 1.0, 0.05, 60e-6  # estimates of an engine on a GPU, not measured here
 CPU_WINDOW_S = 15.0  # metrics-server's resolution
 WAITING_TARGET = 5.0  # as in the examples of vLLM's production stack
 
