@@ -23,6 +23,7 @@ RUNS = 3
 WORKERS = 3
 STREAMS, KILLS = 500, 1  # at once, and in each of RUNS runs
 READY_S = 900
+GONE_S = 6  # the lease of a dead worker, and some
 SIM = ("--max-num-seqs", "256", "--engine-arg=--inter-token-ms=40", "--engine-arg=--prefill-tokens-per-s=1000000")
 TOKENS = (150, 250)
 
@@ -83,7 +84,7 @@ async def _campaign(installation: Installation, url: str, key: str, plan: Plan) 
         await _until_busy(campaign, worker.name, at_least=max(1, plan.streams // 10))
         worker.kill_tree()
         campaign.kills += 1
-        await asyncio.sleep(2)
+        await asyncio.sleep(GONE_S)  # a worker started again too soon would be taken for the one that is dead
         if campaign.kills < plan.kills:
             worker.spawn()
             await asyncio.to_thread(worker.wait_ready, READY_S)

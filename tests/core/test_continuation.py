@@ -41,6 +41,9 @@ class Engine:
             if len(_decoded(ends[made - 1])) > len(before):
                 text = first + _decoded(ends[made - 1])[len(before) :]
             text, reason = self._stopped(text, made == len(ends))
+            if reason == "stop":  # what a frame has behind the token that completes it is dropped
+                so_far = (first + _decoded(end)[len(before) :] for end in ends[start:made])
+                made = next(start + n for n, said in enumerate(so_far, 1) if self._stopped(said, False)[1])
             visible = text if reason else text[: max(shown, len(text) - self._lag)]
             ids = list(ends[made - 1][done + start :])
             yield self._frame(visible[shown:], ids, reason, made, is_first=is_first, is_chat=is_chat)
