@@ -35,21 +35,19 @@ def billed(event):
 
 
 @pytest.mark.parametrize(
-    ("asked", "tokens", "choices"),
+    ("body", "tokens", "choices"),
     [
-        ({}, (3, 20), 1),
-        ({"prompt": IDS}, (20, 20), 1),
-        ({"prompt": [IDS, IDS[:5]]}, (25, 40), 1),
-        ({"prompt": ["a b c", "d e"], "n": 2}, (5, 80), 2),
-        ({"max_tokens": None}, (3, 16), 1),
+        (STREAM, (3, 20), 1),
+        (BODY | {"prompt": IDS}, (20, 20), 1),
+        (STREAM | {"prompt": [IDS, IDS[:5]]}, (25, 40), 1),
+        (BODY | {"prompt": ["a b c", "d e"], "n": 2}, (5, 80), 2),
+        (STREAM | {"prompt": ["a b c", "d e"], "n": 2}, (5, 80), 2),
+        (BODY | {"max_tokens": None}, (3, 16), 1),
     ],
-    ids=["text", "token ids", "two lists of ids", "two texts, two choices each", "sixteen tokens unless it says"],
+    ids=["text", "token ids", "two lists of ids", "two choices each", "the same, streamed", "sixteen unless it says"],
 )
-@pytest.mark.parametrize("base", [BODY, STREAM], ids=["whole", "stream"])
-async def test_a_completion_is_billed_its_prompts_once_and_all_answers(
-    start_path, connections, base, asked, tokens, choices
-):
-    body = {name: value for name, value in (base | asked).items() if value is not None}
+async def test_a_completion_is_billed_its_prompts_once_and_all_answers(start_path, connections, body, tokens, choices):
+    body = {name: value for name, value in body.items() if value is not None}
     async with start_path(count=1) as path:
         ending = await ask(connections, path.url, path.key, body)
         [event] = (await path.events()).values()

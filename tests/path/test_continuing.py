@@ -64,8 +64,11 @@ async def while_cut(path, question, *cuts, **fault):
     return await asking
 
 
-@pytest.mark.parametrize("how", ["drop", "silence", "error"])
-@pytest.mark.parametrize("body", [STREAM, PROMPT_STREAM], ids=["chat", "completion"])
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [(STREAM, "drop"), (STREAM, "silence"), (STREAM, "error"), (PROMPT_STREAM, "drop")],
+    ids=["chat", "silent", "error event", "completion"],
+)
 async def test_a_stream_goes_on_with_another_worker_as_if_nothing_had_happened(start_path, connections, how, body):
     async with start_path(upstream={"idle_timeout_s": 0.5}) as path:
         whole = await ask(connections, path.url, path.key, body)
