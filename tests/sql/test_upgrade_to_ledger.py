@@ -15,7 +15,6 @@ from tests.meter_events import event, usage_of
 from tests.sql.test_database import migrate_to
 from tests.sql.test_ledger import FAR_TIMES, brute_force, rolled_up
 
-
 OF_0008 = ("continued", "carried_tokens", "carried_by")
 
 
