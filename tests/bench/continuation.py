@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +71,7 @@ async def _run(folder: Path, engine: str, options: tuple[str, ...], plan: Plan) 
         continued = [each for each in campaign.endings if events.get(each.request_id, {}).get("continued")]
         others = [each for each in campaign.endings if each.is_finished and each not in continued][: len(continued)]
         differing = await _differing(gateway.url, key, continued), await _differing(gateway.url, key, others)
+        _tell_noticed(campaign)
         return _figures(campaign, events, continued, differing)
     finally:
         installation.close()
@@ -118,6 +121,13 @@ async def _differing(url: str, key: str, continued: list[Ending]) -> int:
     asked_again = await asyncio.gather(*(ask(connections, url, key, ending.asked) for ending in continued))
     connections.close()
     return sum(again.text != ending.text for again, ending in zip(asked_again, continued, strict=True))
+
+
+def _tell_noticed(campaign: Campaign) -> None:
+    """Say on stderr what those clients met that noticed something."""
+    met = Counter((ending.status, ending.trouble) for ending in campaign.endings if not ending.is_finished)
+    for (status, trouble), times in met.most_common():
+        print(f"{times} clients: status {status}, {trouble or 'broken off'}", file=sys.stderr)
 
 
 def _figures(
@@ -175,7 +185,9 @@ def main() -> None:
 def _vllm(model: Path) -> tuple[str, ...]:
     from workers.hub.tiny import make_tiny  # it imports torch
 
-    return ("--model", str(make_tiny(model)), "--max-num-seqs", "16", "--max-model-len", "2048")
+    # In bfloat16 what an engine computes together decides how it rounds, and with it which of two near words comes.
+    exact = ("--engine-arg=--dtype", "--engine-arg=float32")
+    return ("--model", str(make_tiny(model)), "--max-num-seqs", "16", "--max-model-len", "2048", *exact)
 
 
 if __name__ == "__main__":
