@@ -14,7 +14,7 @@ from gateway.core.rating import rated
 from gateway.stores.database import Database, parse_url
 from gateway.stores.schema import migrate
 from gateway.stores.sql import SqlJournal
-from tests.chaos.run.evidence import Case, Computed, Seen
+from tests.chaos.run.evidence import Case, Computed, Seen, whole_answers
 from tests.chaos.run.ledger import disagreements
 from tests.chaos.run.oracle import audit
 from tests.chaos.run.plan import ONCE_AT_LEAST, ask, faults
@@ -113,6 +113,27 @@ def test_an_honest_journal_is_found_true(event, seen, computed):
 
 def test_what_an_interrupted_request_was_given_and_does_not_pay_is_told_apart():
     assert judged(INTERRUPTED, CUT, COMPUTED).interrupted_unbilled_tokens == 1
+
+
+CRASHED = Computed("crashed", 20, 16, 12, 10)
+WENT_ON = Computed("done", 20 + 9, 25, 31, 31, goes_on=True)  # nine of the ten words were kept
+
+
+def test_an_answer_that_another_engine_went_on_with_is_billed_as_one():
+    answers = whole_answers([WENT_ON, CRASHED])
+    assert answers[-1] == Computed("done", 20, 20, 40, 40)
+    books = judged(replace(EVENT, cached_tokens=20), replace(SEEN, told=(20, 20, 40)), *answers)
+    assert books.are_true, books.offenders
+
+
+def test_an_engine_that_went_on_with_more_than_was_ever_said_proves_nothing():
+    answers = whole_answers([CRASHED, replace(WENT_ON, prompt=20 + 11)])
+    assert not judged(EVENT, SEEN, *answers).are_true
+
+
+def test_the_words_before_a_seam_are_not_billed_twice():
+    answers = whole_answers([CRASHED, WENT_ON])
+    assert judged(replace(EVENT, completion_tokens=50, cached_tokens=20), SEEN, *answers).doubled == 1
 
 
 def test_a_finished_request_without_an_event_is_lost():

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy
 
+from gateway.core import continuation
 from gateway.core.usage import MeterEvent
 from gateway.stores.database import parse_url
 
@@ -24,13 +25,18 @@ BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What an engine says of a request: *written* tokens of *completion* went into its socket."""
+    """
+    What an engine says of a request: *written* tokens of *completion* went into its socket.
+
+    Of one that *goes_on* with another engine's answer, what that had said is a part of its prompt.
+    """
 
     outcome: str
     prompt: int
     cached: int
     completion: int
     written: int
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,26 @@ def _case(request_id: str, facts: Iterable[tuple[str, str, Any]]) -> Case:
             tenant, why, begun, words, told = data.split("\t")
             numbers = tuple(map(int, told.split(","))) if told else ()
             case.seen = Seen(tenant, why, begun == "1", int(words), numbers)
+    case.computed = whole_answers(case.computed)
     return case
+
+
+def whole_answers(computed: list[Computed]) -> list[Computed]:
+    """
+    Take what went on with an answer for that answer as it stood at the end: its prompt is the first engine's.
+
+    What cannot be, because nobody had written that much of an answer before, stays as the engine says it.
+    """
+    answers = [each for each in computed if not each.goes_on]
+    for leg in sorted((each for each in computed if each.goes_on), key=lambda each: each.prompt):
+        prompt = answers[0].prompt if answers else 0
+        kept = leg.prompt - prompt
+        if not 0 <= kept <= max((each.written for each in answers), default=-1):
+            answers.append(leg)
+            continue
+        cached = min(leg.cached, prompt)
+        answers.append(Computed(leg.outcome, prompt, cached, kept + leg.completion, kept + leg.written))
+    return answers
 
 
 def _computed(journal: Path) -> Iterator[tuple[str, str]]:
@@ -97,7 +122,8 @@ def _computed(journal: Path) -> Iterator[tuple[str, str]]:
         for line in lines:
             entry = json.loads(line)
             if entry["request"].startswith("req_"):
-                yield entry["request"], json.dumps([entry[name] for name in names])
+                goes_on = entry["path"] == continuation.PATH  # clients of a run ask for chats alone
+                yield entry["request"], json.dumps([*(entry[name] for name in names), goes_on])
 
 
 def _seen(file: Path) -> Iterator[tuple[str, str]]:
