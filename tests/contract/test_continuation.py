@@ -132,9 +132,13 @@ def test_a_sampled_stream_goes_on_to_its_length_with_no_character_torn(real):
 
 
 def test_a_sampled_stream_with_a_stop_string_is_not_continued_where_text_was_held_back(real):
+    """Where by chance nothing was, another engine says nothing again, and may go on."""
     client = Client(real, CHAT | {"temperature": 0.8, "stop": ["<never>"]})
-    transcript = Transcript(client.request)
-    for frame in client.whole()[:20]:
+    transcript, refused = Transcript(client.request), 0
+    for frame in client.whole()[:-2]:
         transcript.take(frame)
-    with pytest.raises(Discontinued, match="sampling"):
-        transcript.seam()
+        try:
+            assert not transcript.seam().overlap
+        except Discontinued as reason:
+            refused += "sampling" in str(reason)
+    assert refused > 0
