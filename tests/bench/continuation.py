@@ -45,6 +45,7 @@ class Campaign:
 
     endings: list[Ending] = field(default_factory=list)
     kills: int = 0
+    may_ask: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def measure(folder: Path) -> dict[str, float]:
@@ -79,9 +80,14 @@ async def _run(folder: Path, engine: str, options: tuple[str, ...], plan: Plan) 
 
 
 async def _campaign(installation: Installation, url: str, key: str, plan: Plan) -> Campaign:
-    """Keep the streams going while one worker after another is killed and comes again."""
+    """
+    Keep the streams going while one worker after another is killed, and hold them while it comes again.
+
+    Engines at work would leave a starting one next to nothing of a small machine.
+    """
     campaign, stop, ends_s = Campaign(), asyncio.Event(), time.monotonic() + plan.kills_s
     clients = [asyncio.create_task(_client(number, url, key, campaign, stop)) for number in range(plan.streams)]
+    campaign.may_ask.set()
     while campaign.kills < plan.kills and time.monotonic() < ends_s:
         worker = installation.workers[campaign.kills % len(installation.workers)]
         await _until_busy(campaign, worker.name, at_least=max(1, plan.streams // 10))
@@ -89,8 +95,10 @@ async def _campaign(installation: Installation, url: str, key: str, plan: Plan) 
         campaign.kills += 1
         await asyncio.sleep(GONE_S)  # a worker started again too soon would be taken for the one that is dead
         if campaign.kills < plan.kills:
+            campaign.may_ask.clear()
             worker.spawn()
             await asyncio.to_thread(worker.wait_ready, READY_S)
+            campaign.may_ask.set()
     stop.set()
     await asyncio.gather(*clients)
     return campaign
@@ -106,6 +114,7 @@ async def _until_busy(campaign: Campaign, worker: str, at_least: int) -> None:
 async def _client(number: int, url: str, key: str, campaign: Campaign, stop: asyncio.Event) -> None:
     connections, turn = ConnectionPool(connect_timeout_s=30, keep_alive_s=30), 0
     while not stop.is_set():
+        await campaign.may_ask.wait()
         turn += 1
         await ask(connections, url, key, body(number, turn), campaign.endings)
     connections.close()
