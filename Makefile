@@ -6,6 +6,7 @@ MODEL ?=
 WORKERS ?=
 PORT ?=
 ARGS ?=
+PROCESSES ?= 2
 REQUESTS ?= 100000
 SEED ?= 1
 
@@ -25,8 +26,8 @@ up: ## Start everything on this machine: [MODEL=folder|ModelScope id] [WORKERS=n
 	@$(venv)/bin/sluice up $(up_options)
 
 .PHONY: test
-test: dev node ## Run all tests: [ARGS="pytest options"]
-	.venv/bin/pytest $(ARGS)
+test: dev node ## Run all tests: [PROCESSES=2] [ARGS="pytest options"]
+	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadgroup $(ARGS)
 
 .PHONY: check
 check: dev ## Format, lint, types, and the tidy tests
