@@ -31,6 +31,7 @@ from gateway.control.api import control_app
 from gateway.control.money_api import MoneyDesk
 from gateway.control.webhook_address import AddressRules
 from gateway.core.directory import SERVICE_CLASSES, Snapshot
+from gateway.core.hedging import HedgeRules, Hedges
 from gateway.core.liveness import dead_rules
 from gateway.core.prediction import Predictor
 from gateway.core.request import parse_chat, parse_completion
@@ -129,7 +130,7 @@ class Gateway:
         self._placement = Placement(self._roster, routing, self._explained, metrics.count_predicted_cache)
         self._knocking = Knocking(self._roster, self._connections, timeout_s=settings.upstream.connect_timeout_s)
         self._retries = RetryBudgets(RetryRules(settings.upstream.retry_share, settings.upstream.retries_min))
-        self._predictor = Predictor()
+        self._predictor, self._hedges = Predictor(), Hedges(HedgeRules(**settings.upstream.hedge_rules))
         self._starts, self._meter = Starts(), WorkMeter(time.monotonic)
         self._scale = self._make_scale()
         self._holds = make_holds(settings, self._redis, self._spool.folder.name, self._feed)
@@ -244,7 +245,7 @@ class Gateway:
             holds=Holding(self._holds, Declared(self._directory), hold_rules),
             waiting=self._waiting,
             admission=self._admission,
-            upstream=Upstream(self._roster, self._connections, limits, self._retries),
+            upstream=Upstream(self._roster, self._connections, limits, self._retries, self._hedges),
             shares_prefix_cache=settings.shares_prefix_cache,
             continues_streams=settings.upstream.continuations_max > 0,
         )
@@ -298,6 +299,7 @@ class Gateway:
             admission=self._admission,
             placement=self._placement,
             retries=self._retries,
+            hedges=self._hedges,
             lane=self._lane,
             directory=self._directory,
             spool=self._spool,

@@ -88,6 +88,10 @@ class UpstreamSettings(_Section):
     continuation_wait_s: float = Field(
         5.0, ge=0, description="How long such a stream waits for there to be another worker."
     )
+    hedge_share: float = Field(
+        0.0, ge=0, le=0.5, description="The part of a pool's streams that may go to a second worker when late, or 0 …"
+    )
+    hedge_after_s_min: float = Field(1.0, gt=0, description="… but none sooner than this; what is late is learnt.")
     suspect_s: float = Field(5.0, gt=0, description="A worker that failed a request is ranked last for this long.")
     credit: Literal["adaptive", "fixed", "off"] = Field(
         "fixed",
@@ -102,6 +106,11 @@ class UpstreamSettings(_Section):
     cost_weights: dict[str, float] = Field(
         {}, description="What a worker's time costs beside others', by patterns of names: `h100-*: 2.0`; none: 1."
     )
+
+    @property
+    def hedge_rules(self) -> dict[str, Any]:
+        """When a late stream is given to a second worker: what core/hedging.py goes by."""
+        return {"share": self.hedge_share, "after_s_min": self.hedge_after_s_min}
 
     @property
     def placement_rules(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from gateway.core.hedging import Hedges
 from gateway.core.retry_budget import RetryBudgets
 from gateway.errors import StoreUnavailable
 from gateway.finance.residue_watch import ResidueWatch
@@ -49,6 +50,7 @@ class Vitals:
     admission: Admission
     placement: Placement
     retries: RetryBudgets
+    hedges: Hedges
     lane: JobLane
     directory: DirectoryFollower
     spool: FileSpool
@@ -109,6 +111,11 @@ class Vitals:
         self.metrics.watch_counts(
             "sluice_retries_refused", "Retries beyond the pool's budget.", "pool", self.retries.refused
         )
+        for name, text, counts in (
+            ("sluice_hedges_won", "Late streams that a second worker answered.", self.hedges.won),
+            ("sluice_hedges_lost", "Late streams that their first worker answered after all.", self.hedges.lost),
+        ):
+            self.metrics.watch_counts(name, text, "pool", partial(dict, counts))
         watch("sluice_placement_waiting_requests", "With a slot, without a worker.", "pool", self.placement.waiting)
         for name, text, of in _SCALE:
             watch(name, text, "pool", partial(self.scale.figures, of))

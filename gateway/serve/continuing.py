@@ -38,8 +38,8 @@ class Dispatching(Protocol):
     def carry_on(self, failed: str, made: int, kept: int) -> None:
         """Note that worker *failed* broke off after *made* tokens of the answer, and another went on at *kept*."""
 
-    def remain(self, failed: str) -> None:
-        """Note that nobody went on: worker *failed* was the last to say anything."""
+    def hear_from(self, worker: str) -> None:
+        """Note that of those that got it *worker* is the one that answers, or the last to have said anything."""
 
 
 class Leg(Protocol):
@@ -116,7 +116,7 @@ class Relief:
                 try:
                     leg.go_on_with(await self._successor(failure))
                 except Discontinued as reason:
-                    self._dispatching.remain(failure.worker)
+                    self._dispatching.hear_from(failure.worker)
                     raise self._refusal(failure, reason) from reason
             else:
                 return

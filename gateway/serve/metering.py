@@ -192,9 +192,9 @@ class MeterRecord:
         self._parts.append(Part(failed, self._metering.now_ms(), prompt, made - self._carried))
         self._carried, self._dropped = kept, self._dropped + made - kept
 
-    def remain(self, failed: str) -> None:
-        """Note that nobody went on: worker *failed* was the last to say anything."""
-        self._worker = failed
+    def hear_from(self, worker: str) -> None:
+        """Note that of those that got it *worker* is the one that answers, or the last to have said anything."""
+        self._worker = worker
 
     async def opened(self) -> None:
         """Return once it is durable that this request was dispatched; nothing may be delivered before."""

@@ -71,6 +71,26 @@ class Place:
     ) -> None:
         self.leave()
 
+    @property
+    def predicted_ttft_s(self) -> float:
+        """How long after it was placed its first token is expected."""
+        return self._working.predicted_ttft_s if self._working else 0.0
+
+    def spare(self) -> "Place | None":
+        """Give a second place for the same request, on another worker that has credit now; None if none has."""
+        return self._placement.spare(self)
+
+    def adopt(self, other: "Place") -> None:
+        """Leave the worker for the one of *other*, a spare place, which is empty then."""
+        if other is not self:
+            self.leave()
+            self.worker, self.choice, self._working = other.worker, other.choice, other.release()
+
+    def release(self) -> Working | None:
+        """Be counted nowhere, and give what ends the counting to who goes on with it."""
+        working, self._working = self._working, None
+        return working
+
     async def elsewhere(self) -> bool:
         """Leave the worker for one that was not tried yet, waiting for its credit; tell whether there is one."""
         self.leave()
@@ -175,6 +195,18 @@ class Placement:
             raise
         finally:
             timer.cancel()
+
+    def spare(self, place: Place) -> Place | None:
+        """Give a second place beside *place*, if another worker has credit and nobody waits for it."""
+        if (place.pool, place.request.engine_model) in self._lines:
+            return None
+        second = Place(self, place.pool, place.request, place.name, place.ask.chain)
+        second.ask.tried = place.ask.tried  # what failed for either is tried for neither
+        second.ask.since_s = asyncio.get_running_loop().time()
+        try:
+            return second if self._bind(second, Leaning(), waits=False) else None
+        except Refused:
+            return None
 
     def _bind(self, place: Place, leaning: Leaning, *, waits: bool = True) -> bool:
         """

@@ -15,6 +15,7 @@ import structlog
 
 from gateway.core import engine_load
 from gateway.core.health import WorkerFault
+from gateway.core.hedging import Hedges
 from gateway.core.outcome import Outcome
 from gateway.core.request import ChatRequest
 from gateway.core.retry_budget import WINDOW_S, RetryBudgets, RetryRules
@@ -23,6 +24,7 @@ from gateway.core.sse import DONE, ERROR_PREFIX, FrameBuffer, has_only_role
 from gateway.errors import Refused, WorkerFailed
 from gateway.ports.roster import Roster
 from gateway.serve.continuing import ContinuationRules, Dispatching, Relief
+from gateway.serve.hedging import Hedge
 from gateway.serve.placement import Place
 from gateway.serve.wire import Connection, ConnectionBroken, ConnectionPool, TookTooLong, TooManyConnections
 
@@ -79,6 +81,10 @@ class Answer:
         """
         return self.relief.frames(self) if self.relief else self.frames_of_engine()
 
+    def drop(self) -> None:
+        """Hang up: nobody wants it any more, and its engine stops."""
+        self.connection.close()
+
     def go_on_with(self, leg: "Answer") -> None:
         """Go on with what another engine answers."""
         self.connection.close()
@@ -121,9 +127,11 @@ class Upstream:
         connections: ConnectionPool,
         limits: UpstreamLimits,
         retries: RetryBudgets,
+        hedges: Hedges,
     ) -> None:
         self._roster = roster
         self._retries = retries
+        self._hedges = hedges
         self._connections = connections
         self._limits = limits
 
@@ -141,7 +149,7 @@ class Upstream:
         self._retries.of(place.pool).note_request(time.monotonic())
         while True:
             try:
-                answer = await self.attempt(place, request, path, dispatching)
+                answer = await self._begin(place, request, path, dispatching)
             except WorkerFailed as failure:
                 self.blame(failure)
                 failures.append(failure)
@@ -161,6 +169,15 @@ class Upstream:
             if answer.status < 400 and (answer.has_ended or not answer.is_stream):
                 self._roster.trust(answer.worker)  # that it refused a request would say nothing of how it serves others
             return
+
+    async def _begin(self, place: Place, request: ChatRequest, path: str, dispatching: Dispatching) -> Answer:
+        """Give the answer of one worker, or of the sooner of two (serve/hedging.py). Raises WorkerFailed."""
+        if self._hedges.are_off or not request.is_stream:
+            return await self.attempt(place, request, path, dispatching)
+        attempt = lambda place: self.attempt(place, request, path, dispatching)  # noqa: E731
+        answer = await Hedge(self._hedges, place, attempt, Answer.drop, self.blame).answer()
+        dispatching.hear_from(answer.worker)
+        return answer
 
     async def move(self, place: Place, failure: WorkerFailed) -> bool:
         """Have *place* on another worker; tell whether there is one. Raises Refused if the pool's retries are spent."""
