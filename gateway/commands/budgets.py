@@ -58,9 +58,10 @@ def set_(
     )
     who = Who(tenant=tenant, project=project, key=key, model=model)
     with open_database(home, database_url, REPORT_TIMEOUT_S) as (settings, database):
-        store, now = SqlDirectory(database), now_ms()
-        made = set_budget(store, who, terms, AddressRules(*settings.jobs.address_rules), zone=settings.zone, now_ms=now)
-        states = list_budgets(store, SqlBudgets(database), made.tenant, now)
+        store, ledger, now = SqlDirectory(database), SqlBudgets(database), now_ms()
+        rules = AddressRules(*settings.jobs.address_rules)
+        made = set_budget(store, who, terms, rules, zone=settings.zone, now_ms=now, ledger=ledger)
+        states = list_budgets(store, ledger, made.tenant, now)
         print_record(COLUMNS, to_json(next(each for each in states if each.budget.id == made.id)), output)
 
 

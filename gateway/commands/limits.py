@@ -1,18 +1,25 @@
 """`sluice limits`: how much of what may be asked for per minute, or be under way at once."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
+import httpx
 import typer
 
+from gateway.commands.local.gateway_client import find_gateway
 from gateway.commands.output import Format, print_record, print_records
 from gateway.commands.records import DatabaseUrl, Home, now_ms, open_database
+from gateway.control.limit_use import join_use
 from gateway.control.limits import LimitState, list_limits, remove_limit, set_limit, to_json
 from gateway.control.subjects import Who
 from gateway.core.limits import Metric
 from gateway.errors import InvalidInput
+from gateway.settings import Settings
 from gateway.stores.sql_directory import SqlDirectory
 
 COLUMNS = ("id", "scope", "subject", "model", "metric", "amount", "is_live", "flaw")
+USE_COLUMNS = (*COLUMNS[:-2], "used", "left", *COLUMNS[-2:])
+TIMEOUT_S = 5.0
 
 app = typer.Typer(help="Limits. Gateways follow every change within a second.", no_args_is_help=True)
 
@@ -63,17 +70,24 @@ def set_(
 @app.command("list")
 def list_(
     tenant: Annotated[str | None, typer.Option(help="Only those of this tenant.")] = None,
+    url: Annotated[str, typer.Option(help="The gateway to ask what is used. Default: that of --home.")] = "",
     home: Home = None,
     database_url: DatabaseUrl = None,
     output: Format = "table",
 ) -> None:
     """
-    List limits, and whether each is live: one whose tenant is suspended or whose model is retired binds nobody.
+    List limits: whether each is live, and what is used and left of it at this moment, over all gateways.
 
-    What is used of them right now only gateways know: GET /admin/v1/holds?tenant=, for callers GET /v1/limits.
+    One whose tenant is suspended or whose model is retired binds nobody. The limits are the database's; what is used
+    only gateways know, so without one that answers it is not shown.
     """
-    with open_database(home, database_url) as (_, database):
-        print_records(COLUMNS, list(map(to_json, list_limits(SqlDirectory(database), tenant, now_ms()))), output)
+    with open_database(home, database_url) as (settings, database):
+        states = list_limits(SqlDirectory(database), tenant, now_ms())
+    told, why = _ask_use(settings, url, tenant) if states else ([], "")
+    records = join_use(states, told, why)
+    print_records(USE_COLUMNS, records, output)
+    if output == "table":
+        _print_doubts(records)
 
 
 @app.command()
@@ -91,3 +105,26 @@ def remove(
     with open_database(home, database_url) as (_, database):
         removed = remove_limit(SqlDirectory(database), limit)
         print_record(COLUMNS, to_json(LimitState(removed, "removed")), output)
+
+
+def _ask_use(settings: Settings, url: str, tenant: str | None) -> tuple[list[dict[str, Any]], str]:
+    """Give what a gateway tells of limits, and why it might not tell of one."""
+    found, token = find_gateway(settings)
+    found = url.rstrip("/") or found
+    bearer, wanted = {"authorization": f"Bearer {token}"}, {"tenant": tenant} if tenant else {}
+    try:
+        answer = httpx.get(
+            f"{found}/admin/v1/limits", headers=bearer, params=wanted, timeout=TIMEOUT_S, trust_env=False
+        )
+        if not answer.is_success:
+            return [], f"the gateway at {found} answers {answer.status_code}"
+        return list(answer.json()["data"]), f"the gateway at {found} does not tell of it"
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+        return [], f"the gateway at {found} does not answer: {error or type(error).__name__}"
+
+
+def _print_doubts(records: Sequence[Mapping[str, Any]]) -> None:
+    for why in dict.fromkeys(each["why_unknown"] for each in records if each["why_unknown"]):
+        typer.echo(f"What is used is not known where there is a dash: {why}.")
+    if any(each["is_shared"] is False for each in records):
+        typer.echo("Redis is away: what is used is what this one gateway knows.")

@@ -22,6 +22,7 @@ from gateway.core.zones import load_zone
 from gateway.errors import InvalidInput
 from gateway.marked_yaml import at_line
 from gateway.settings import config_path
+from gateway.stores.sql_balances import SqlBudgets
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_pools import SqlPools
 
@@ -40,6 +41,7 @@ class PoolDesk:
     zone: ZoneInfo
     takes_over: bool = False
     backdates: bool = False
+    ledger: SqlBudgets | None = None
 
     def plan(self, file: PoolFile) -> ApplyPlan:
         """Tell what applying *file* would do, with its prices. Raises InvalidInput for a price file that is wrong."""
@@ -64,7 +66,15 @@ class PoolDesk:
             spot = file.marked.find(("prices",)).spot
             raise InvalidInput(at_line(file.file, spot, "prices", str(error).rstrip(".")) + ".") from error
         permits, coming = Permits(backdate=self.backdates), plan.writes.models
-        return plan_import(self.directory, entries, now_ms=self.now_ms, permits=permits, zone=self.zone, coming=coming)
+        return plan_import(
+            self.directory,
+            entries,
+            now_ms=self.now_ms,
+            permits=permits,
+            zone=self.zone,
+            coming=coming,
+            ledger=self.ledger,
+        )
 
 
 @contextmanager
@@ -78,8 +88,8 @@ def open_desk(
 ) -> Iterator[PoolDesk]:
     """Open the database that *file*'s settings, or these options, name. Raises InvalidInput, StoreUnavailable."""
     with open_database(home, database_url, config=file) as (settings, database):
-        zone = load_zone(settings.zone)
-        yield PoolDesk(SqlDirectory(database), SqlPools(database), now_ms(), zone, takes_over, backdates)
+        zone, ledger = load_zone(settings.zone), SqlBudgets(database)
+        yield PoolDesk(SqlDirectory(database), SqlPools(database), now_ms(), zone, takes_over, backdates, ledger)
 
 
 def read_price_file(file: PoolFile, zone: ZoneInfo) -> tuple[PriceEntry, ...]:

@@ -30,6 +30,7 @@ from gateway.core.prices import PriceVersion
 from gateway.core.zones import load_zone, parse_instant, parse_interval
 from gateway.errors import InvalidInput
 from gateway.stores.database import Database
+from gateway.stores.sql_balances import SqlBudgets
 from gateway.stores.sql_directory import SqlDirectory
 from gateway.stores.sql_prompt_usage import SqlPromptUsage
 
@@ -154,7 +155,7 @@ def take_in(
 
     New prices start a minute ahead or later. What is or was in force never changes; a version that is open ends where
     the next one starts; one that is yet to come is replaced by other prices for the same start; what the file does not
-    name stays.
+    name stays. A currency other than that of the budgets and balances which a price would meet is an error.
 
     Example: sluice prices import prices.yaml
     """
@@ -218,7 +219,8 @@ def withdraw(
     Example: sluice prices withdraw price_019ac0ffee00d0d2fcb14c3b9a4e71f0
     """
     with _desk(home, database_url, zone) as desk:
-        plan = plan_withdrawal(desk.store, price, now_ms=desk.now_ms, zone=desk.zone)
+        ledger = SqlBudgets(desk.database)
+        plan = plan_withdrawal(desk.store, price, now_ms=desk.now_ms, zone=desk.zone, ledger=ledger)
         carry_out(desk.store, plan)
         _show_plan(plan, desk, output, "Done, in one transaction." if plan.writes else "It was withdrawn already.")
 
@@ -239,7 +241,8 @@ def _plan(desk: _Desk, file: Path, permits: Permits) -> PricePlan:
     except OSError as error:
         raise InvalidInput(f"{name} cannot be read: {error.strerror}. Check the path and its permissions.") from error
     entries = read_prices(content, form, name, desk.zone)
-    return plan_import(desk.store, entries, now_ms=desk.now_ms, permits=permits, zone=desk.zone)
+    ledger = SqlBudgets(desk.database)
+    return plan_import(desk.store, entries, now_ms=desk.now_ms, permits=permits, zone=desk.zone, ledger=ledger)
 
 
 def _show(versions: Sequence[PriceVersion], at_ms: int, zone: ZoneInfo, output: str) -> None:

@@ -87,7 +87,7 @@ def control_app(
         _tenants(directory),
         _keys(directory, now_ms),
         _models(directory, now_ms),
-        prices_router(directory, now_ms, zone),
+        prices_router(directory, money.ledger if money else None, now_ms, zone),
         workers_router(roster, now_ms),
     ):
         app.include_router(router, prefix=PREFIX)

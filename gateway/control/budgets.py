@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gateway.control.price_currencies import left_over
 from gateway.control.subjects import Subject, Who, find_subject, read_directory, rule_id
 from gateway.control.webhook_address import AddressRules, check_address
 from gateway.core.budgets import Budget, BudgetKind, Period
@@ -49,12 +50,22 @@ class BudgetState:
     flaw: str
 
 
-def set_budget(store: DirectoryStore, who: Who, terms: Terms, rules: AddressRules, *, zone: str, now_ms: int) -> Budget:
+def set_budget(
+    store: DirectoryStore,
+    who: Who,
+    terms: Terms,
+    rules: AddressRules,
+    *,
+    zone: str,
+    now_ms: int,
+    ledger: BudgetStore | None = None,
+) -> Budget:
     """
     Grant whom *who* names what *terms* say. Idempotent; other terms for the same kind and period replace them.
 
     It counts what the present period has spent already, in *zone*. Raises NotFoundError for what does not exist,
-    InvalidInput for terms that cannot be.
+    InvalidInput for terms that cannot be, also for a currency that is not that of the prices it would meet, or of what
+    *ledger* has of a prepaid balance.
     """
     kind, period = _check_kind(terms, who)
     alerts = _check_alerts(terms.alerts)
@@ -77,6 +88,7 @@ def set_budget(store: DirectoryStore, who: Who, terms: Terms, rules: AddressRule
         since_ms=now_ms,
     )
     _check_currency(store, budget, now_ms)
+    _check_balance(budget, ledger)
     budget = _continued(store, budget)
     store.put_budget(budget)
     return budget
@@ -197,7 +209,20 @@ def _check_currency(store: DirectoryStore, budget: Budget, now_ms: int) -> None:
     for price in priced(budget, PriceBook.of(store.prices()), now_ms):
         if price.currency != budget.currency:
             what = f"price {price.id!r} of model {price.model!r}, which it would meet, is in {price.currency}"
-            raise InvalidInput(f"currency {budget.currency!r}: {what}. Declare the budget in {price.currency}.")
+            advice = (
+                f"Declare the budget in {price.currency}, or for a model alone whose prices are in {budget.currency}"
+            )
+            raise InvalidInput(f"currency {budget.currency!r}: {what}. {advice}.")
+
+
+def _check_balance(budget: Budget, ledger: BudgetStore | None) -> None:
+    """Refuse to take up a balance in another currency: 100 CNY that were left when it was removed are not 100 USD."""
+    if budget.kind != BudgetKind.PREPAID.value:
+        return
+    odd = next((each for each in left_over(ledger, budget.tenant) if each.currency != budget.currency), None)
+    if odd:
+        advice = f"Declare it in {odd.currency}, settle what is left, remove it and declare it anew"
+        raise InvalidInput(f"currency {budget.currency!r}: {odd.what} is in {odd.currency}. {advice}.")
 
 
 def _continued(store: DirectoryStore, budget: Budget) -> Budget:

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.control import balances, budgets, limits
+from gateway.control import balances, budgets, limit_use, limits
 from gateway.control.names import NAME_CHARS_MAX
 from gateway.control.subjects import Who
 from gateway.control.webhook_address import URL_CHARS_MAX, AddressRules
@@ -26,7 +27,8 @@ class MoneyDesk:
     """
     What these routes work with. *zone* is whose midnights the periods of new budgets begin at.
 
-    *standings* tells how a tenant's limits and budgets stand right now, over all gateways.
+    *standings* tells how a tenant's limits and budgets stand right now, over all gateways; of the empty name, those of
+    models, which are nobody's own.
     """
 
     directory: DirectoryStore
@@ -93,8 +95,9 @@ def _limits(desk: MoneyDesk) -> APIRouter:
     router = APIRouter(prefix="/limits")
 
     @router.get("")
-    def list_limits(tenant: _OfTenant = None) -> dict[str, Any]:
-        return _listed(map(limits.to_json, limits.list_limits(desk.directory, tenant, desk.now_ms())))
+    async def list_limits(tenant: _OfTenant = None) -> dict[str, Any]:
+        states = await run_in_threadpool(limits.list_limits, desk.directory, tenant, desk.now_ms())
+        return _listed(await limit_use.with_use(states, desk.standings))
 
     @router.post("", status_code=201)
     def set_limit(body: NewLimit) -> dict[str, Any]:
@@ -121,7 +124,13 @@ def _budgets(desk: MoneyDesk) -> APIRouter:
     @router.post("", status_code=201)
     def set_budget(body: NewBudget) -> dict[str, Any]:
         made = budgets.set_budget(
-            desk.directory, body.who(), body.terms(), desk.addresses, zone=desk.zone, now_ms=desk.now_ms()
+            desk.directory,
+            body.who(),
+            body.terms(),
+            desk.addresses,
+            zone=desk.zone,
+            now_ms=desk.now_ms(),
+            ledger=desk.ledger,
         )
         return budgets.to_json(next(each for each in states(made.tenant) if each.budget.id == made.id))
 

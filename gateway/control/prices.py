@@ -12,12 +12,14 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from gateway.control.price_checks import check_entries
+from gateway.control.price_currencies import check_currencies, purses
 from gateway.control.price_entries import PriceEntry, write_moment
 from gateway.core.directory import Model
 from gateway.core.ids import time_sorted_id
 from gateway.core.money import shown
 from gateway.core.prices import PriceBook, PriceVersion
 from gateway.errors import InvalidInput, NotFoundError
+from gateway.ports.budgets import BudgetStore
 from gateway.ports.directory import DirectoryStore
 
 LEAD_MS = 60_000  # gateways hear of a price within a second, and their clocks differ by less than the rest of this
@@ -233,27 +235,34 @@ def plan_import(
     permits: Permits,
     zone: ZoneInfo,
     coming: Iterable[Model] = (),
+    ledger: BudgetStore | None = None,
 ) -> PricePlan:
     """
     Tell what importing *entries* would do; *coming* are models that would come with them.
 
-    Raises InvalidInput naming the entry that cannot be.
+    Raises InvalidInput naming the entry that cannot be, also for its currency: that of the budgets that it would meet,
+    and of the balances in *ledger*.
 
     An entry that agrees with the book is left alone; one with other prices replaces a version that is yet to come.
     What the book has and *entries* do not name stays.
     """
     plan = _Planner(store.prices(), now_ms, permits, zone).add(entries)
-    new = {(version.scope, version.from_ms) for version in plan.news}
-    news = [entry for entry in entries if (entry.scope, entry.from_ms) in new]
-    check_entries(store, news, plan.after, allows_unknown_models=permits.unknown_models, coming=coming)
+    ids = {(version.scope, version.from_ms): version.id for version in plan.news}
+    news = {ids[at]: entry for entry in entries if (at := (entry.scope, entry.from_ms)) in ids}
+    check_entries(store, [*news.values()], allows_unknown_models=permits.unknown_models, coming=coming)
+    where = {price_id: entry.where for price_id, entry in news.items()}
+    check_currencies(plan.before, plan.after, purses(store, ledger), where, now_ms)
     return plan
 
 
-def plan_withdrawal(store: DirectoryStore, price_id: str, *, now_ms: int, zone: ZoneInfo) -> PricePlan:
+def plan_withdrawal(
+    store: DirectoryStore, price_id: str, *, now_ms: int, zone: ZoneInfo, ledger: BudgetStore | None = None
+) -> PricePlan:
     """
     Tell what withdrawing a version would do; nothing if it is withdrawn already.
 
-    Raises NotFoundError, and InvalidInput if it is or was in force, or will be within a minute.
+    Raises NotFoundError, and InvalidInput if it is or was in force, or will be within a minute, or if a tenant's
+    budgets would then meet prices in another currency; *ledger* has the balances.
     """
     seen = store.prices()
     version = next((each for each in seen if each.id == price_id), None)
@@ -266,7 +275,9 @@ def plan_withdrawal(store: DirectoryStore, price_id: str, *, now_ms: int, zone: 
         starts = planner.moment(version.from_ms)
         advice = "Import other prices with a later `from` instead."
         raise InvalidInput(f"Version {price_id} starts at {starts}: it is or was in force, or is about to be. {advice}")
-    return planner.take_back(version)
+    plan = planner.take_back(version)
+    check_currencies(plan.before, plan.after, purses(store, ledger), {}, now_ms)
+    return plan
 
 
 def carry_out(store: DirectoryStore, plan: PricePlan) -> None:

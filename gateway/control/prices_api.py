@@ -13,6 +13,7 @@ from gateway.control.prices import Permits, PricePlan, carry_out, plan_import, p
 from gateway.core.prices import PriceVersion
 from gateway.core.zones import load_zone
 from gateway.errors import InvalidInput
+from gateway.ports.budgets import BudgetStore
 from gateway.ports.directory import DirectoryStore
 
 MEDIA_TYPES = {"yaml": "application/yaml", "csv": "text/csv; charset=utf-8", "json": "application/json"}
@@ -51,11 +52,17 @@ async def _body(request: Request) -> bytes:
     return bytes(content)
 
 
-def prices_router(directory: DirectoryStore, now_ms: Callable[[], int], zone_name: str) -> APIRouter:
-    """Make the routes; *zone_name* is the zone of dates where neither the file nor the request names one."""
+def prices_router(
+    directory: DirectoryStore, ledger: BudgetStore | None, now_ms: Callable[[], int], zone_name: str
+) -> APIRouter:
+    """
+    Make the routes; *zone_name* is the zone of dates where neither the file nor the request names one.
+
+    Prices are held against the balances in *ledger*, if there is one, besides the budgets.
+    """
     router = APIRouter(prefix="/prices")
     _add_reading(router, directory, now_ms, zone_name)
-    _add_writing(router, directory, now_ms, zone_name)
+    _add_writing(router, directory, ledger, now_ms, zone_name)
     return router
 
 
@@ -81,10 +88,16 @@ def _add_reading(router: APIRouter, directory: DirectoryStore, now_ms: Callable[
         return Response(text, media_type=MEDIA_TYPES[form])
 
 
-def _add_writing(router: APIRouter, directory: DirectoryStore, now_ms: Callable[[], int], zone_name: str) -> None:
+def _add_writing(
+    router: APIRouter,
+    directory: DirectoryStore,
+    ledger: BudgetStore | None,
+    now_ms: Callable[[], int],
+    zone_name: str,
+) -> None:
     def plan(sent: _Sent, at_ms: int, zone: ZoneInfo) -> PricePlan:
         entries = read_prices(sent.content, sent.form, "body", zone)
-        return plan_import(directory, entries, now_ms=at_ms, permits=sent.permits, zone=zone)
+        return plan_import(directory, entries, now_ms=at_ms, permits=sent.permits, zone=zone, ledger=ledger)
 
     @router.post("/diff")
     def diff_prices(sent: Annotated[_Sent, Depends(_sent)], zone: str = zone_name) -> dict[str, Any]:
@@ -102,7 +115,7 @@ def _add_writing(router: APIRouter, directory: DirectoryStore, now_ms: Callable[
     @router.delete("/{price_id}")
     def withdraw_price(price_id: str, zone: str = zone_name) -> dict[str, Any]:
         now, named = now_ms(), load_zone(zone)
-        done = plan_withdrawal(directory, price_id, now_ms=now, zone=named)
+        done = plan_withdrawal(directory, price_id, now_ms=now, zone=named, ledger=ledger)
         carry_out(directory, done)
         return plan_to_json(done, now, named)
 

@@ -149,3 +149,16 @@ def test_a_preview_from_after_to_is_refused(prices, write):
 def test_help_has_an_example(verb):
     words = CliRunner().invoke(app, ["prices", verb, "--help"]).output
     assert f"Example: sluice prices {verb}" in " ".join(words.split())
+
+
+@pytest.mark.parametrize("verb", ["import", "diff"])
+def test_prices_in_another_currency_than_a_budget_or_a_balance_are_refused(sluice, prices, write, verb):
+    sluice("budgets", "set", "--tenant", "acme", "--prepaid")
+    sluice("balance", "topup", "acme", "5")
+    file = write(entry(NEXT_WEEK, currency="USD"))
+    with pytest.raises(SluiceError, match=r"^prices\.yaml, entry 1 \(qwen3\): currency 'USD' .* budget bud_.*, CNY\. "):
+        prices(verb, file)
+    sluice("budgets", "remove", json.loads(sluice("budgets", "list", "--format", "json"))[0]["id"])
+    with pytest.raises(SluiceError, match=r"that of the balance of 5\.00 of tenant 'acme', CNY\. Price qwen3 in CNY"):
+        prices(verb, file)
+    assert not prices("history")
