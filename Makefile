@@ -27,7 +27,7 @@ up: ## Start everything on this machine: [MODEL=folder|ModelScope id] [WORKERS=n
 
 .PHONY: test
 test: dev node ## Run all tests: [PROCESSES=2] [ARGS="pytest options"]
-	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadgroup $(ARGS)
+	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: dev ## Format, lint, types, and the tidy tests

@@ -3,21 +3,25 @@
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
-from tests import parts
-from tests.parts import pytest_make_collect_report, pytest_runtest_makereport
+from tests.parts import pytest_collection_modifyitems, pytest_make_collect_report, pytest_runtest_makereport
 
-__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
+__all__ = ["pytest_collection_modifyitems", "pytest_make_collect_report", "pytest_runtest_makereport"]
 
 REAL_ENGINES = "tests/contract/"  # one process starts them, once
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what needs a part that is missing, and say which tests share a process where there are several."""
-    parts.skip_what_lacks_a_part(items)
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(REAL_ENGINES if file.startswith(REAL_ENGINES) else file))
+class Scheduling(LoadFileScheduling):
+    """Where there are several processes, each takes whole files, and one of them all that share a real engine."""
+
+    def _split_scope(self, nodeid):
+        return REAL_ENGINES if nodeid.startswith(REAL_ENGINES) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Have `make test` schedule so."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

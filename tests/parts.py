@@ -67,7 +67,7 @@ def missing() -> dict[str, str]:
     return {name: advice for name, (find, advice) in PARTS.items() if not find()}
 
 
-def skip_what_lacks_a_part(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a part that is missing."""
     lacking = missing()
     for item in items:
