@@ -17,7 +17,7 @@ Decides without awaiting; no clock and no I/O.
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -140,6 +140,7 @@ class Router:
         drawn = roomy(ask.model, prompt_tokens, pool, ask.tried, self._dice, DRAWN)
         held = self._expected(ask, pool, now_s)
         views = {view.id: view for view in (*drawn, *self._known(ask, pool, held))}
+        self._learn_rate(views.values())
         scored = [self._score(view, held, prompt_tokens, leaning, view in drawn) for view in views.values()]
         best = min(scored, key=self._order, default=None)
         if best and not best.has_room and not waits:
@@ -206,12 +207,17 @@ class Router:
             has_seat and has_prefill_room(view, left + leaned),
         )
 
+    def _learn_rate(self, views: Iterable[WorkerView]) -> None:
+        """Take what candidates have shown: the mean of the pool follows it slowly."""
+        for view in views:
+            if shown := view.prefill_tokens_per_s:
+                self._rate += (shown - self._rate) * (RATE_GAIN if self._rate else 1.0)
+
     def _speed(self, view: WorkerView) -> float:
         """Give how fast a worker prefills, in tokens/s: as all do, unless it has shown clearly that it does not."""
         shown = view.prefill_tokens_per_s
         if not shown:
             return self._rate or RATE_GUESS
-        self._rate += (shown - self._rate) * (RATE_GAIN if self._rate else 1.0)
         ratio = shown / self._rate
         if 1 / SPEED_NOISE <= ratio <= SPEED_NOISE:
             return self._rate
