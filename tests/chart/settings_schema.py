@@ -12,7 +12,10 @@ from gateway.settings import Settings
 
 SCHEMA = Path(__file__).parents[2] / "helm" / "sluice" / "values.schema.json"
 # What the chart itself sets, from where its parts are. Secrets it takes by reference alone.
-OWN = {"home", "host", "port", "gateway_id", "database_url", "redis_url", "jobs.objects_dir", "hub.dir"}
+OWN = {
+    *("home", "host", "port", "gateway_id", "database_url", "redis_url"),
+    *("upstream.ca_file", "jobs.objects_dir", "hub.dir"),
+}
 _KEPT = {
     *("type", "description", "enum", "const", "anyOf", "items", "format", "additionalProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern"),

@@ -1,6 +1,7 @@
 """What the chart's values say is what gateways, workers and Kubernetes are told: the same names, the same figures."""
 
 import json
+import re
 
 import pytest
 import typer
@@ -13,6 +14,7 @@ from tests.chart.rendered import CHART, EXAMPLES, containers, example, named, of
 from tests.chart.settings_schema import SCHEMA, settings_schema
 
 pytestmark = pytest.mark.helm
+SECRETS = {"SLUICE_REDIS_URL": "redis://:secret@redis:6379/0"}  # what must have a form
 
 
 def test_the_schema_of_the_settings_is_that_of_the_gateway():
@@ -43,7 +45,7 @@ def _settings(objects, folder):
     config.write_text(_config(objects))
     (gateway,) = (each for where, each in containers(objects) if where.endswith("-gateway/gateway"))
     given = {name: value for name, value in variables(gateway).items() if name.startswith("SLUICE_")}
-    environ = {name: value if isinstance(value, str) else "secret" for name, value in given.items()}
+    environ = {name: value if isinstance(value, str) else SECRETS.get(name, "secret") for name, value in given.items()}
     assert environ["SLUICE_CONFIG"] == "/etc/sluice/sluice.yaml"
     return load_settings({**environ, "SLUICE_CONFIG": str(config)})
 
@@ -135,6 +137,7 @@ def _parse(arguments):
     while hasattr(command, "get_command") and not words[0].startswith("-"):
         command = command.get_command(None, words.pop(0))
     words = [word.replace("$(POD_NAME)", "w-1").replace("$(POD_IP)", "10.0.0.1") for word in words]
+    words = [re.sub(r"=/etc/sluice-.*", f"={__file__}", word) for word in words]  # a file that exists
     return command.make_context(command.name, words).params
 
 

@@ -30,6 +30,12 @@ def test_every_container_asks_for_what_it_needs_and_has_a_limit_of_memory(object
         assert "memory" in each["resources"]["limits"], where
 
 
+def test_no_container_asks_for_all_that_it_may_have(objects):
+    """What is asked for is what the values say, beneath the limit of memory that they say."""
+    for where, each in containers(objects):
+        assert each["resources"]["requests"]["memory"] != each["resources"]["limits"]["memory"], where
+
+
 def test_accelerators_are_asked_for_and_limited_alike(objects):
     """Kubernetes refuses anything else of what cannot be shared."""
     for where, each in containers(objects):
@@ -75,6 +81,15 @@ def test_what_may_be_written_is_a_volume_of_bounded_size(objects):
     for where, template in pod_templates(objects):
         for volume in template["spec"]["volumes"]:
             assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], f"{where}: {volume['name']}"
+
+
+def test_what_comes_from_secrets_is_mounted_for_reading_alone(objects):
+    for where, template in pod_templates(objects):
+        files = {volume["name"]: volume["secret"] for volume in template["spec"]["volumes"] if "secret" in volume}
+        assert all(secret["defaultMode"] == 0o440 for secret in files.values()), where
+        for each in template["spec"]["containers"]:
+            for mount in each["volumeMounts"]:
+                assert mount["name"] not in files or mount["readOnly"], where
 
 
 def test_every_mount_has_its_volume(objects):

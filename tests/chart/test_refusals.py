@@ -31,10 +31,16 @@ CASES = {
             "p": {"model": "/models/x", "gpus_per_worker": 3, "kubernetes": {"nodes": 2, "cache": {"claim": "models"}}}
         }
     },
+    "an authority for gateways without https": {
+        "pools": {"p": POOL},
+        "worker": {"tls": {"ca": {"existingSecret": "gateways"}}},
+    },
+    "a pool's token by its value": {"pools": {"p": {**POOL, "kubernetes": {"token": "wt-p-0123"}}}},
     "a pool without a model": {"pools": {"p": {"workers": {"min": 1}}}},
     "a slip in a pool": {"pools": {"p": {**POOL, "workers": {"minimum": 1}}}},
     "a slip in a setting": {"gateway": {"settings": {"queue": {"waiting_maximum": 5}}}},
     "a setting that the chart makes": {"gateway": {"settings": {"database_url": "postgresql://u:p@h/d"}}},
+    "a file that the chart mounts": {"gateway": {"settings": {"upstream": {"ca_file": "/etc/ca.crt"}}}},
     "a setting out of its bounds": {"gateway": {"settings": {"directory_poll_s": 5}}},
     "an unknown section": {"gatway": {"replicas": 3}},
     "an unknown kind of database": {"database": {"kind": "mysql"}},

@@ -33,4 +33,7 @@
 {{- if and (eq $min 0) (not .root.Values.scaling.enabled) -}}
 {{- fail (printf "pools.%s.workers.min is 0, but scaling.enabled is false: nobody would start its first worker. Set it to 1 or more, or enable scaling." .name) -}}
 {{- end -}}
+{{- if and (include "sluice.workerTls" . | fromJson | dig "ca" "existingSecret" "") (not (contains "=https://" (include "sluice.gatewayArguments" .))) -}}
+{{- fail (printf "pools.%s has an authority to trust gateways by (tls.ca), but its workers report to none by https: set worker.gateways, or the pool's kubernetes.gateways, to https://…" .name) -}}
+{{- end -}}
 {{- end }}

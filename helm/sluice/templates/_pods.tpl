@@ -24,6 +24,17 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* Files of a Secret that the pod's user alone may read. Takes secret, and items: its keys with the names of their files. */}}
+{{- define "sluice.secretVolume" -}}
+secret:
+  secretName: {{ .secret }}
+  defaultMode: 0440
+  items:
+    {{- range $key, $path := .items }}
+    - {key: {{ $key }}, path: {{ $path }}}
+    {{- end }}
+{{- end }}
+
 {{/* Where a pod runs. Takes what has nodeSelector, tolerations and priorityClassName. */}}
 {{- define "sluice.placement" -}}
 {{- with .priorityClassName }}

@@ -64,23 +64,48 @@ nvidia.com/gpu
 {{- $resources := deepCopy (default .root.Values.worker.resources $own.resources) -}}
 {{- $name := include "sluice.resourceName" . -}}
 {{- if $name -}}
-{{- $gpus := dict $name (include "sluice.gpus" . | int) -}}
-{{- $_ := set $resources "limits" (merge $gpus (default dict $resources.limits)) -}}
-{{- $_ := set $resources "requests" (merge (deepCopy $gpus) (default dict $resources.requests)) -}}
+{{- $gpus := include "sluice.gpus" . | int -}}
+{{- range list $resources.requests $resources.limits -}}
+{{- $_ := set . $name $gpus -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $resources -}}
 {{- end }}
 
-{{/* Where agents send their beats: each gateway that always runs, and the Service for those that come and go. */}}
+{{/* Where agents send their beats: each gateway that always runs, and the Service for those that come and go; or where one says. */}}
 {{- define "sluice.gatewayArguments" -}}
-{{- $name := include "sluice.fullname" . -}}
-{{- $scaling := .Values.gateway.autoscaling -}}
-{{- range $number := until (ternary $scaling.min .Values.gateway.replicas $scaling.enabled | int) }}
+{{- $name := include "sluice.fullname" .root -}}
+{{- $scaling := .root.Values.gateway.autoscaling -}}
+{{- range default .root.Values.worker.gateways (default dict .pool.kubernetes).gateways }}
+- --gateway={{ . }}
+{{- else }}
+{{- range $number := until (ternary $scaling.min .root.Values.gateway.replicas $scaling.enabled | int) }}
 - --gateway=http://{{ $name }}-gateway-{{ $number }}.{{ $name }}-gateway-peers:8080
 {{- end }}
 {{- if $scaling.enabled }}
-- --gateway=http://{{ $name }}-gateway:{{ .Values.gateway.service.port }}
+- --gateway=http://{{ $name }}-gateway:{{ .root.Values.gateway.service.port }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What a pool's workers show and trust, as JSON: its own, else that of all. */}}
+{{- define "sluice.workerTls" -}}
+{{- $own := default dict .pool.kubernetes -}}
+{{ hasKey $own "tls" | ternary $own.tls .root.Values.worker.tls | toJson }}
+{{- end }}
+
+{{/* The Secret of the certificate that a pool's engines show; empty: they serve http. */}}
+{{- define "sluice.engineCertificate" -}}
+{{ include "sluice.workerTls" . | fromJson | dig "existingSecret" "" }}
+{{- end }}
+
+{{/* A Service without an address of its own, so that each of a pool's engines has a name, and what their names end in. */}}
+{{- define "sluice.enginesName" -}}
+{{ include "sluice.poolName" (dict "root" .root "pool" .name) }}-engines
+{{- end }}
+
+{{- define "sluice.enginesDomain" -}}
+{{ include "sluice.enginesName" . }}.{{ .root.Release.Namespace }}.svc
 {{- end }}
 
 {{/* The arguments of `sluice worker`, the same on every node of a group: LeaderWorkerSet's variables say which is which. */}}
@@ -97,7 +122,15 @@ nvidia.com/gpu
 {{- end }}
 - --worker-id=$(POD_NAME)
 - --host=0.0.0.0
+{{- if include "sluice.engineCertificate" . }}
+- --tls-cert=/etc/sluice-tls/tls.crt
+- --tls-key=/etc/sluice-tls/tls.key
+{{- else }}
 - --advertise-host=$(POD_IP)
+{{- end }}
+{{- if include "sluice.workerTls" . | fromJson | dig "ca" "existingSecret" "" }}
+- --ca-file=/etc/sluice-ca/ca.crt
+{{- end }}
 - --port={{ .root.Values.worker.port }}
 - --home=/var/lib/sluice
 {{- if $own.cache }}
@@ -115,7 +148,7 @@ nvidia.com/gpu
 {{- range $name, $source := .pool.adapters }}
 - --adapter={{ $name }}={{ $source }}
 {{- end }}
-{{- include "sluice.gatewayArguments" .root }}
+{{- include "sluice.gatewayArguments" . }}
 {{- range .pool.engine_args }}
 - {{ printf "--engine-arg=%s" . | quote }}
 {{- end }}

@@ -62,7 +62,7 @@ egress:
   - to:
       - {{- include "sluice.peer" (dict "root" . "component" "worker") | nindent 8 }}
       - {{- include "sluice.peer" (dict "root" . "component" "worker-node") | nindent 8 }}
-  - to: # downloads of models
+  - to: # downloads of models, gateways by https
       - ipBlock: {cidr: {{ .Values.networkPolicy.egressCidr }}}
     ports:
       - {protocol: TCP, port: 443}

@@ -34,6 +34,15 @@ volumes:
     persistentVolumeClaim: {claimName: {{ .claim }}}
     {{- end }}
   {{- end }}
+  {{- with include "sluice.engineCertificate" . }}
+  - name: tls
+    {{- include "sluice.secretVolume" (dict "secret" . "items" (dict "tls.crt" "tls.crt" "tls.key" "tls.key")) | nindent 4 }}
+  {{- end }}
+  {{- $ca := include "sluice.workerTls" . | fromJson | dig "ca" dict }}
+  {{- if $ca.existingSecret }}
+  - name: ca
+    {{- include "sluice.secretVolume" (dict "secret" $ca.existingSecret "items" (dict (default "ca.crt" $ca.key) "ca.crt")) | nindent 4 }}
+  {{- end }}
 {{- end }}
 
 {{- define "sluice.workerMounts" -}}
@@ -44,6 +53,12 @@ volumeMounts:
   {{- if (default dict .pool.kubernetes).cache }}
   - {name: models, mountPath: /models}
   {{- end }}
+  {{- if include "sluice.engineCertificate" . }}
+  - {name: tls, mountPath: /etc/sluice-tls, readOnly: true}
+  {{- end }}
+  {{- if include "sluice.workerTls" . | fromJson | dig "ca" "existingSecret" "" }}
+  - {name: ca, mountPath: /etc/sluice-ca, readOnly: true}
+  {{- end }}
 {{- end }}
 
 {{/* What the containers of a worker's nodes have in common. */}}
@@ -52,6 +67,13 @@ volumeMounts:
 name: worker
 image: {{ include "sluice.image" (dict "root" .root "image" (default .root.Values.worker.image $own.image)) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- if include "sluice.engineCertificate" . }}
+command: # of the pod's address the name that DNS has for it, which a certificate can be for; no variable has it
+  - sh
+  - -c
+  - 'exec "$0" "$@" --advertise-host="`echo $POD_IP | tr :. -`.{{ include "sluice.enginesDomain" . }}"'
+  - sluice
+{{- end }}
 args:
   {{- include "sluice.workerArguments" . | nindent 2 }}
 env:
@@ -61,7 +83,11 @@ env:
     valueFrom: {fieldRef: {fieldPath: status.podIP}}
   - name: SLUICE_WORKER_TOKEN
     valueFrom:
+      {{- with $own.token }}
+      secretKeyRef: {name: {{ .existingSecret }}, key: {{ default "token" .key }}}
+      {{- else }}
       secretKeyRef: {name: {{ include "sluice.tokens" .root }}, key: worker-token}
+      {{- end }}
   {{- with .root.Values.worker.hub }}
   {{- if .endpoint }}
   - {name: SLUICE_HUB__ENDPOINT, value: {{ .endpoint | quote }}}
@@ -82,22 +108,23 @@ resources:
 {{/* The container of the agent and its engine. */}}
 {{- define "sluice.workerContainer" -}}
 {{- $start := default .root.Values.worker.startupSeconds (default dict .pool.kubernetes).startupSeconds | int -}}
+{{- $health := printf "{path: /health, port: engine%s}" (ternary ", scheme: HTTPS" "" (ne (include "sluice.engineCertificate" .) "")) -}}
 {{ include "sluice.workerCommon" . }}
 ports:
   - {name: engine, containerPort: {{ .root.Values.worker.port }}}
 # /health is the engine's. That a worker is ready for requests its agent tells the gateways, after a real completion.
 startupProbe:
-  httpGet: {path: /health, port: engine}
+  httpGet: {{ $health }}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: {{ div (add $start 9) 10 }}
 readinessProbe:
-  httpGet: {path: /health, port: engine}
+  httpGet: {{ $health }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 3
 livenessProbe: # the agent starts a crashed engine again: only one that stays away for as long as a start may take is given up
-  httpGet: {path: /health, port: engine}
+  httpGet: {{ $health }}
   periodSeconds: 30
   timeoutSeconds: 10
   failureThreshold: {{ add 2 (div (add $start 29) 30) }}
