@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from gateway.errors import InvalidInput
 from gateway.marked_yaml import Marked, at_line, did_you_mean, read_yaml
+from gateway.redis_url import RedisUrl
 
 ENV_PREFIX = "SLUICE_"
 CONFIG_VARIABLE = "SLUICE_CONFIG"  # where sluice.yaml is, if not in the working folder
@@ -255,7 +256,9 @@ class Settings(_Section):
         description="Unique; unset: host and process id.",
     )
     database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite under home.", repr=False)
-    redis_url: str = Field("", description="Empty means a single gateway with its queue in memory.", repr=False)
+    redis_url: RedisUrl = Field(
+        "", description="Of one Redis or its sentinels; empty: a single gateway with its queue in memory.", repr=False
+    )
     admin_token: SecretStr | None = Field(None, description="Bearer of /admin/v1 and /finance/v1; unset closes both.")
     worker_token: SecretStr | None = Field(None, description="Bearer of /internal/v1; unset closes it.")
     directory_poll_s: float = Field(0.25, gt=0, le=0.5, description="A revoked key stops within 1 s: keep below 0.5.")

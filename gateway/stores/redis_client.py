@@ -13,6 +13,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.errors import StoreUnavailable
+from gateway.redis_url import SentinelUrl
+from gateway.stores.redis_sentinel import connect_through
 
 PATIENCE_STEPS = 4
 
@@ -21,18 +23,19 @@ _LUA = Path(__file__).parent / "lua"
 
 def connect(url: str) -> Redis:
     """
-    Make the client that the stores share; it connects when it is first used.
+    Make the client that the stores share; it connects when it is first used, to the master if *url* names sentinels.
 
     It never retries by itself and sets no limits on time: the stores bound every call, blocking pops by more than
     others.
     """
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=None,
-        socket_timeout=None,
-    )
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_connect_timeout": None,
+        "socket_timeout": None,
+    }
+    through = SentinelUrl.parse(url)
+    return connect_through(through, **options) if through else Redis.from_url(url, **options)
 
 
 class Script:

@@ -39,6 +39,9 @@ egress:
     ports:
       - {protocol: TCP, port: {{ .Values.database.port }}}
       - {protocol: TCP, port: {{ .Values.redis.port }}}
+      {{- with .Values.redis.sentinelPort }}
+      - {protocol: TCP, port: {{ . }}}
+      {{- end }}
       - {protocol: TCP, port: 443}
 {{- end }}
 

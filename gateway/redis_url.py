@@ -1,0 +1,73 @@
+"""
+The forms of `redis_url`: one Redis, or the sentinels that know where it is.
+
+Settings check it by this, stores read it by this; the client that follows a master is stores/redis_sentinel.py.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+SENTINEL_PORT = 26379
+SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
+REDIS_URL_FORM = (
+    "must be redis://[user:password@]host:6379/0, or with Sentinel redis+sentinel://[user:password@]host:26379,"
+    "host:26379/name-of-the-master/0, with ?sentinel_password=… if the sentinels have one; rediss for TLS, unix:// for "
+    "a socket. In passwords, / ? # and @ are written %2F %3F %23 %40"
+)
+_USER, _HOST = r"([^\s/?#]*@)?", r"([\w.%-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?"
+_QUERY = r"(\?(?!(\S*&)?sentinel_(?!(password|username)=))\S*)?"  # another of that beginning is a slip
+_ONE = re.compile(rf"rediss?://{_USER}({_HOST})?(/\S*)?(\?\S*)?|unix://\S+")
+_SENTINELS = re.compile(rf"rediss?\+sentinel://{_USER}{_HOST}(,{_HOST})*/[^\s/?#]+(/\d*)?{_QUERY}")
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelUrl:
+    """
+    What a `redis+sentinel://` URL says; passwords are in none of what it shows.
+
+    *one* is the URL of a single Redis that says all the rest of it, in place of the master, which nobody knows yet.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    master: str
+    one: str = field(repr=False)
+    sentinel_options: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Self | None:
+        """Read *url*, whose form is known to be right; None if it names a single Redis."""
+        if not _SENTINELS.fullmatch(url):
+            return None
+        parts = urlsplit(url)
+        user, at, hosts = parts.netloc.rpartition("@")
+        master, _, db = parts.path[1:].partition("/")
+        query = parse_qsl(parts.query)
+        rest = urlencode([(name, value) for name, value in query if name not in SENTINEL_OPTIONS])
+        return cls(
+            sentinels=tuple(_address(host) for host in hosts.split(",")),
+            master=master,
+            one=f"{parts.scheme.partition('+')[0]}://{user}{at}master/{db}?{rest}",
+            sentinel_options={
+                name.removeprefix("sentinel_"): value for name, value in query if name in SENTINEL_OPTIONS
+            },
+        )
+
+
+def _checked(url: str) -> str:
+    url = url.strip()
+    if url and not (_ONE.fullmatch(url) or _SENTINELS.fullmatch(url)):
+        raise PydanticCustomError("redis_url", REDIS_URL_FORM)
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_checked)]  # a setting that has one of the forms, or is empty
+
+
+def _address(host: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{host}")
+    return parts.hostname or "", parts.port or SENTINEL_PORT
