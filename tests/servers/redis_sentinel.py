@@ -40,6 +40,11 @@ class SentinelSet:
         return f"redis+sentinel://:{_ENCODED}@{hosts}/{NAME}/0?sentinel_password={_ENCODED_SENTINEL}"
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every spelling of the passwords."""
+        return PASSWORD, SENTINEL_PASSWORD, _ENCODED, _ENCODED_SENTINEL
+
+    @property
     def master(self) -> RedisServer:
         """The server that the sentinels name."""
         _, port = self.ask(lambda sentinel: sentinel.sentinel_get_master_addr_by_name(NAME))
