@@ -60,9 +60,16 @@ class SentinelUrl:
 
 def _checked(url: str) -> str:
     url = url.strip()
-    if url and not (_ONE.fullmatch(url) or _SENTINELS.fullmatch(url)):
+    if url and not _is_right(url):
         raise PydanticCustomError("redis_url", REDIS_URL_FORM)
     return url
+
+
+def _is_right(url: str) -> bool:
+    try:
+        return bool(SentinelUrl.parse(url) or (_ONE.fullmatch(url) and (urlsplit(url).port or True)))
+    except ValueError:  # a port beyond 65535, or a host in brackets that is no address
+        return False
 
 
 RedisUrl = Annotated[str, AfterValidator(_checked)]  # a setting that has one of the forms, or is empty

@@ -71,7 +71,10 @@ async def _run(folder: Path, engine: str, options: tuple[str, ...], plan: Plan) 
         events = installation.events()
         continued = [each for each in campaign.endings if events.get(each.request_id, {}).get("continued")]
         others = [each for each in campaign.endings if each.is_finished and each not in continued][: len(continued)]
-        differing = await _differing(gateway.url, key, continued), await _differing(gateway.url, key, others)
+        differing = (
+            await _differing(gateway.url, key, continued, plan.streams),
+            await _differing(gateway.url, key, others, plan.streams),
+        )
         _tell_noticed(campaign)
         return _figures(campaign, events, continued, differing)
     finally:
@@ -93,6 +96,7 @@ async def _campaign(installation: Installation, url: str, key: str, plan: Plan) 
         await _until_busy(campaign, worker.name, at_least=max(1, plan.streams // 10))
         worker.kill_tree()
         campaign.kills += 1
+        print(f"kill {campaign.kills} of {plan.kills}: {len(campaign.endings)} streams so far", file=sys.stderr)
         await asyncio.sleep(GONE_S)  # a worker started again too soon would be taken for the one that is dead
         if campaign.kills < plan.kills:
             campaign.may_ask.clear()
@@ -120,16 +124,21 @@ async def _client(number: int, url: str, key: str, campaign: Campaign, stop: asy
     connections.close()
 
 
-async def _differing(url: str, key: str, continued: list[Ending]) -> int:
+async def _differing(url: str, key: str, endings: list[Ending], at_once: int) -> int:
     """
-    Ask the same again, undisturbed; count the answers that differ.
+    Ask the same again, undisturbed, so many at once; count the answers that differ.
 
-    On a real engine some do that nobody disturbed: what it computes together is rounded otherwise.
+    On a real engine some may that nobody disturbed: what it computes together is rounded otherwise.
     """
-    connections = ConnectionPool(connect_timeout_s=30, keep_alive_s=30)
-    asked_again = await asyncio.gather(*(ask(connections, url, key, ending.asked) for ending in continued))
+    connections, turns = ConnectionPool(connect_timeout_s=30, keep_alive_s=30), asyncio.Semaphore(at_once)
+
+    async def differs(ending: Ending) -> bool:
+        async with turns:
+            return (await ask(connections, url, key, ending.asked)).text != ending.text
+
+    differing = sum(await asyncio.gather(*map(differs, endings)))
     connections.close()
-    return sum(again.text != ending.text for again, ending in zip(asked_again, continued, strict=True))
+    return differing
 
 
 def _tell_noticed(campaign: Campaign) -> None:

@@ -48,6 +48,8 @@ WRONG = {
     "an option misspelt": "redis+sentinel://a/mymaster/0?sentinel_pasword=hush",
     "a password as it is": "redis+sentinel://:hu/sh@a/mymaster/0",
     "a port that is no number": "redis://:hush@a:port/0",
+    "a port that cannot be": "redis://:hush@a:99999/0",
+    "a sentinel's port that cannot be": "redis+sentinel://:hush@a:99999/mymaster",
 }
 
 
