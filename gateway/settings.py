@@ -82,7 +82,7 @@ class UpstreamSettings(_Section):
     retry_share: float = Field(
         0.2, ge=0, le=1, description="Of a pool's requests of the last 10 s, the part that may be tried elsewhere …"
     )
-    retries_min: int = Field(300, ge=0, description="… and so many more: what one worker may have had when it died.")
+    retries_min: int = Field(300, ge=0, description="… and so many more: what one worker may have when it fails.")
     continuations_max: int = Field(
         3, ge=0, le=10, description="Other workers that may go on with a stream whose worker fails; 0 for none."
     )

@@ -45,6 +45,10 @@ class WorkerFault(Enum):
         self.text = text
 
 
+# The worker is gone, and with it what it had of the request: nothing is computed twice at once if another one gets it.
+LOST = frozenset({WorkerFault.UNREACHABLE, WorkerFault.BROKEN})
+
+
 class HealthState(Enum):
     """How a gateway takes a worker."""
 

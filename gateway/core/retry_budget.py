@@ -5,6 +5,10 @@ A retry saves a request when one worker fails. When all do, it doubles the load 
 turns a brown-out into an outage. So retries are a share of what is asked, as in Finagle's RetryBudget (2016: 20 % of
 the requests of the last 10 s, and a few more so that a quiet service has any), which Envoy and tower have taken up.
 
+The first move of a request whose worker is gone is not a retry in this sense, and takes nothing of the budget: its work
+was lost, so the pool has no more to do than was let in, and no more moves of this kind happen than requests. Else
+workers that die one after another, each with hundreds of streams, would spend what was meant for a brown-out.
+
 No clock and no I/O: times are seconds of any clock that only goes forward.
 """
 
@@ -20,7 +24,7 @@ class RetryRules:
     """
     Retries allowed within any WINDOW_S: *share* of the requests that began in it, and *retries_min* besides.
 
-    When a worker dies everything it had and has not answered is retried at once, so *retries_min* is what one may have.
+    When an engine fails everything that it had is retried at once, so *retries_min* is what one may have.
     """
 
     share: float = 0.2

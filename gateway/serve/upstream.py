@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from gateway.core import engine_load
-from gateway.core.health import WorkerFault
+from gateway.core.health import LOST, WorkerFault
 from gateway.core.hedging import Hedges
 from gateway.core.outcome import Outcome
 from gateway.core.request import ChatRequest
@@ -181,6 +181,8 @@ class Upstream:
 
     async def move(self, place: Place, failure: WorkerFailed) -> bool:
         """Have *place* on another worker; tell whether there is one. Raises Refused if the pool's retries are spent."""
+        if failure.fault in LOST and len(place.ask.tried) == 1:
+            return await place.elsewhere()
         budget = self._retries.of(place.pool)
         if not budget.take(time.monotonic()):
             raise _unretried(place.pool, failure, self._retries.rules) from failure

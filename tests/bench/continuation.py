@@ -8,6 +8,7 @@ or so for each kill, as an engine must have started again before the next one.
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -143,9 +144,15 @@ async def _differing(url: str, key: str, endings: list[Ending], at_once: int) ->
 
 def _tell_noticed(campaign: Campaign) -> None:
     """Say on stderr what those clients met that noticed something."""
-    met = Counter((ending.status, ending.trouble) for ending in campaign.endings if not ending.is_finished)
+    met = Counter((ending.status, _trouble(ending)) for ending in campaign.endings if not ending.is_finished)
     for (status, trouble), times in met.most_common():
-        print(f"{times} clients: status {status}, {trouble or 'broken off'}", file=sys.stderr)
+        print(f"{times} clients: status {status}, {trouble}", file=sys.stderr)
+
+
+def _trouble(ending: Ending) -> str:
+    """Say what a client met: an error event, or what became of its connection."""
+    told = ending.body.partition(b'data: {"error"')[2].partition(b"\n")[0].decode(errors="replace")
+    return re.sub(r"worker \S+|w_?\d+", "worker", told) or ending.trouble or "broken off"
 
 
 def _figures(

@@ -196,6 +196,15 @@ async def test_no_worker_in_time_is_said_in_the_error_event(start_path, connecti
     assert [event["outcome"], event["flag"], event["completion_tokens"]] == ["upstream_failed", "delivered", 7]
 
 
+async def test_workers_that_die_spend_no_retries_until_a_second_one_dies_under_the_same_stream(start_path, connections):
+    async with start_path(count=3, upstream={"retry_share": 0, "retries_min": 0}) as path:
+        first = await ask_and_cut(path, connections, STREAM, 7)
+        second = await ask_and_cut(path, connections, STREAM, 7, 7)
+    assert first.is_finished
+    assert second.has_error_event
+    assert b"retry_budget_spent" in second.body
+
+
 async def test_an_operator_can_switch_it_off(start_path, connections):
     async with start_path(upstream={"continuations_max": 0}) as path:
         ending = await ask_and_cut(path, connections, STREAM, 7)
