@@ -16,7 +16,6 @@ from gateway.ports.directory import DirectoryStore
 
 NAMED_MAX = 3  # of those concerned: enough to see which tenants it is about
 _IN_MONEY = {BudgetKind.MONEY.value, BudgetKind.PREPAID.value}
-_FOREVER_MS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def _clashes(book: PriceBook, found: Iterable[Purse], now_ms: int) -> Iterator[C
     odd: dict[str, list[Purse]] = {}
     every = list(found)
     for version in book.by_id.values():
-        if version.is_withdrawn or _end_of(version) <= now_ms:
+        if version.is_withdrawn or (version.to_ms is not None and version.to_ms <= now_ms):
             continue
         if version.currency not in odd:
             odd[version.currency] = [purse for purse in every if purse.currency != version.currency]
@@ -92,22 +91,7 @@ def _meets(version: PriceVersion, purse: Purse, book: PriceBook, now_ms: int) ->
     """Tell whether requests at this price are counted in *purse*; prices of the tenant's own may cover it."""
     if purse.model not in {"", version.model} or version.tenant not in {"", purse.tenant}:
         return False
-    return bool(version.tenant) or not _is_covered(version, purse.tenant, book, now_ms)
-
-
-def _is_covered(version: PriceVersion, tenant: str, book: PriceBook, now_ms: int) -> bool:
-    """Tell whether *tenant* has prices of its own for all the time that everybody's *version* has ahead."""
-    scopes = {(version.model, pool, tenant) for pool in ("", version.pool)}
-    own = sorted((each for scope in scopes for each in book.by_scope.get(scope, ())), key=lambda each: each.from_ms)
-    reached_ms = max(version.from_ms, now_ms)
-    for each in own:
-        if each.from_ms <= reached_ms:
-            reached_ms = max(reached_ms, _end_of(each))
-    return reached_ms >= _end_of(version)
-
-
-def _end_of(version: PriceVersion) -> int:
-    return _FOREVER_MS if version.to_ms is None else version.to_ms
+    return bool(version.tenant) or not book.is_covered(version, purse.tenant, now_ms)
 
 
 def _message(said: str, version: PriceVersion, met: Sequence[Purse]) -> str:

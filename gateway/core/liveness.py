@@ -57,7 +57,7 @@ def dead_rules(snapshot: Snapshot, now_ms: int) -> Iterator[tuple[Limit | Budget
 
 
 def priced(budget: Budget, prices: PriceBook, now_ms: int) -> list[PriceVersion]:
-    """Give the versions of prices, of now and later, by which requests that *budget* binds are rated."""
+    """Give the versions of prices, of now and later, by which requests that *budget* binds may be rated."""
     return [
         each
         for each in prices.by_id.values()
@@ -65,6 +65,7 @@ def priced(budget: Budget, prices: PriceBook, now_ms: int) -> list[PriceVersion]
         and each.tenant in ("", budget.tenant)
         and budget.model in ("", each.model)
         and (each.to_ms is None or each.to_ms > now_ms)
+        and (each.tenant or not prices.is_covered(each, budget.tenant, now_ms))
     ]
 
 

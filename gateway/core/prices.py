@@ -20,6 +20,7 @@ from gateway.core.money import CURRENCY, format_scaled, parse_scaled
 FACTOR_ONE = 1000  # factors are in thousandths
 FACTOR_DECIMALS = 3
 PRICE_DECIMALS = 6
+_FOREVER_MS = 2**63
 
 
 class Unit(Enum):
@@ -157,6 +158,20 @@ class PriceBook:
             if at >= 0 and ((to_ms := versions[at].to_ms) is None or at_ms < to_ms):
                 return versions[at]
         return None
+
+    def is_covered(self, version: PriceVersion, tenant: str, now_ms: int) -> bool:
+        """Tell whether *tenant* has prices of its own for all the time that everybody's *version* has ahead."""
+        scopes = {(version.model, pool, tenant) for pool in ("", version.pool)}
+        own = sorted((each for scope in scopes for each in self.by_scope.get(scope, ())), key=lambda each: each.from_ms)
+        reached_ms = max(version.from_ms, now_ms)
+        for each in own:
+            if each.from_ms <= reached_ms:
+                reached_ms = max(reached_ms, _end_of(each))
+        return reached_ms >= _end_of(version)
+
+
+def _end_of(version: PriceVersion) -> int:
+    return _FOREVER_MS if version.to_ms is None else version.to_ms
 
 
 def price_to_row(version: PriceVersion) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from gateway.control import balances
 from gateway.control.api import control_app
-from gateway.control.budgets import Terms, remove_budget, set_budget
+from gateway.control.budgets import Terms, list_budgets, remove_budget, set_budget
 from gateway.control.models import declare_model
 from gateway.control.money_api import MoneyDesk
 from gateway.control.prices import Permits, plan_import, plan_withdrawal
@@ -126,6 +126,15 @@ def test_a_tenants_own_price_covers_no_longer_than_it_lasts(store, ledger):
     with pytest.raises(InvalidInput, match="entry 2"):
         plan(store, ledger, own, entry("2026-12-01", to="2027-01-15"))
     assert plan(store, ledger, own, entry("2027-01-01", to="2027-02-01")).counts()["new"] == 2
+
+
+def test_a_budget_in_the_currency_of_a_tenants_own_prices_is_declared_and_live(store, ledger):
+    take_in(store, entry(), entry(tenant="acme", **USD))
+    budget(store, ledger, amount="5", **USD)
+    [state] = list_budgets(store, ledger, "acme", NOW_MS)
+    assert state.flaw == ""
+    with pytest.raises(InvalidInput, match="currency 'CNY'"):
+        budget(store, ledger, amount="5", currency="CNY")
 
 
 def test_own_prices_that_follow_one_another_cover_together(store, ledger):
