@@ -19,6 +19,7 @@ from workers.engines.launch import EngineOptions
 __all__ = ["start_path", "start_sim"]
 
 API_KEY = "contract-key"
+CONTEXT_TOKENS = 4096  # room for answers that take seconds, so that a client can leave in the middle of one
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")  # else vLLM refuses requests with tools
 START_S_MAX = 600  # a loaded machine with two cores takes minutes
 # A first prompt of twenty tokens or more makes vLLM's AMX kernels usable: see workers/agent/client.py.
@@ -66,7 +67,7 @@ def options(model, port):
         api_key=API_KEY,
         max_num_seqs=4,
         max_batched_tokens=2048,
-        max_model_len=2048,
+        max_model_len=CONTEXT_TOKENS,
     )
 
 

@@ -18,6 +18,7 @@ from gateway.core.continuation import (
 )
 from gateway.core.request import parse_chat, parse_completion
 from gateway.core.sse import DONE, UsageTracker
+from tests.contract.conftest import CONTEXT_TOKENS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -77,7 +78,7 @@ class Client:
             if transcript.is_finished:
                 return [frame for frame in [*shown, transcript.ending()] if frame]
             seam = self.seam(transcript)
-            body = continuation_body(self.request, seam, 2048)
+            body = continuation_body(self.request, seam, CONTEXT_TOKENS)
             translate = transcript.resume(seam).feed
             frames = split(self.post(PATH, body))
         return shown + [transcript.take(frame) for frame in map(translate, frames)]

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.contract.conftest import CONTEXT_TOKENS
 from tests.contract.shapes import described, frames
 from workers.engines.vllm import scrape
 
@@ -90,10 +91,10 @@ REFUSED = {
     "stream options without a stream": chat(stream_options={"include_usage": True}),
     "stream options of a wrong type": chat(stream_options=5, stream=True),
     "an empty cache salt": chat(cache_salt=""),
-    "a conversation beyond the context": chat(messages=[{"role": "user", "content": "word " * 3000}]),
-    "the same, streamed": chat(messages=[{"role": "user", "content": "word " * 3000}], stream=True),
-    "ids beyond the context": text(prompt=[300] * 3000),
-    "ids that fill the context": text(prompt=[300] * 2048),
+    "a conversation beyond the context": chat(messages=[{"role": "user", "content": "word " * 5000}]),
+    "the same, streamed": chat(messages=[{"role": "user", "content": "word " * 5000}], stream=True),
+    "ids beyond the context": text(prompt=[300] * 5000),
+    "ids that fill the context": text(prompt=[300] * CONTEXT_TOKENS),
     "no prompt": text(prompt="left out"),
     "an empty prompt": text(prompt=""),
     "an empty list of prompts": text(prompt=[]),

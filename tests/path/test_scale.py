@@ -89,9 +89,10 @@ async def test_a_worker_that_was_asked_for_is_a_known_start_for_who_waits(start_
 
 async def test_demand_is_what_waits_what_arrives_and_what_is_done(start_path):
     async with start_path(1, **settings()) as path:
+        await path.engines[0].fault(is_stalled=True)  # nobody's answer ends until all have come
         asking = [asyncio.create_task(chat(path, 200, stream=True, ignore_eos=True)) for _ in range(20)]
-        found = await until(path, lambda found: found["requests"]["in_flight"] == 8)
-        assert found["requests"]["waiting"] == 12
+        found = await until(path, lambda found: found["requests"] == {"waiting": 12, "in_flight": 8})
+        await path.engines[0].fault(is_stalled=False)
         assert found["arrival_rate"] > 0
         assert found["backlog_s"] > 0
         assert found["workers"] == {"ready": 1, "starting": 0, "draining": 0}
