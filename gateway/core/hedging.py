@@ -17,6 +17,7 @@ from gateway.core.retry_budget import RetryBudgets, RetryRules
 QUANTILE = 0.95
 SAMPLES_MIN = 50  # before them nothing is known of a pool, and nothing is hedged
 GAIN = 5.0  # above 1 ÷ (2 × density at the quantile), 4.9 for a log-normal with σ = 1: see core/prediction.py
+GUESS_COUNTS = 10  # of a pool's first streams none leads far astray: what is guessed counts as much as so many of them
 GAIN_MIN = 0.05  # a pool that has become slower is known as such within some dozens of streams
 # A prediction below this is of a request with nearly nothing to compute: what it takes is the engine's step under way.
 PREDICTED_S_MIN = 0.05
@@ -47,7 +48,10 @@ class _Lateness:
 
     def learn(self, ratio: float) -> None:
         self.samples += 1
-        self.ratio *= exp(max(GAIN / self.samples, GAIN_MIN) * (QUANTILE - (ratio <= self.ratio)))
+        self.ratio *= exp(self._gain() * (QUANTILE - (ratio <= self.ratio)))
+
+    def _gain(self) -> float:
+        return max(GAIN / (self.samples + GUESS_COUNTS), GAIN_MIN)
 
 
 class Hedges:

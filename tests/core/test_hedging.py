@@ -36,6 +36,11 @@ def test_what_was_predicted_to_take_longer_is_late_later():
     assert hedges.after_s("tiny", 8.0) == pytest.approx(2 * hedges.after_s("tiny", 4.0))
 
 
+def test_what_few_streams_have_shown_is_not_far_from_what_they_were():
+    dice = random.Random(7)
+    assert 1.0 < taught(dice.uniform(0.9, 1.1) for _ in range(SAMPLES_MIN)).after_s("tiny", 1.0) < 2.0
+
+
 def test_nothing_is_late_before_the_least_time():
     assert taught([1.0] * 500).after_s("tiny", 0.0) == RULES.after_s_min
 
