@@ -95,6 +95,7 @@ async def test_a_gateway_cut_off_from_redis_goes_on_alone_and_comes_back(site):
 
 
 async def test_a_gateway_cut_off_from_the_database_keeps_usage_and_ships_it_once(site):
+    await asyncio.to_thread(site.installation.wait_shipped, 30)  # what others asked
     before = set(site.installation.events())
     stop = asyncio.Event()
     site.database.cut()
