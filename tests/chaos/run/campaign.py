@@ -22,7 +22,8 @@ from tests.chaos.run.oracle import Books, audit
 from tests.chaos.run.world import World
 
 CLIENTS = 64
-LONG_REQUESTS = 500_000  # from here on `database_away` takes minutes, not seconds
+LONG_REQUESTS = 500_000  # from here on every sixth `database_away`, the first one too, takes minutes, not seconds
+LONG_EVERY = 6
 HOLD_S = 2.0
 AWAY_S, LONG_AWAY_S = 4.0, 120.0
 SHIPPED_WITHIN_S = 120
@@ -88,10 +89,13 @@ class Campaign:
                 return
             asked.slow_at = following.at if following else self._requests
             self._progress.console.print(f"at {asked.count:>7}: {fault.kind}", highlight=False)
-            is_long = fault.kind == "database_away" and self._requests >= LONG_REQUESTS
-            FAULTS[fault.kind](world, fault.dice, LONG_AWAY_S if is_long else AWAY_S)
+            FAULTS[fault.kind](world, fault.dice, LONG_AWAY_S if self._is_long(fault) else AWAY_S)
             self._struck[fault.kind] += 1
         asked.slow_at = self._requests
+
+    def _is_long(self, fault: plan.Fault) -> bool:
+        is_outage = fault.kind == "database_away" and self._requests >= LONG_REQUESTS
+        return is_outage and self._struck[fault.kind] % LONG_EVERY == 0
 
     def _settle(self, world: World) -> None:
         """Wait until the dead gateways' spools are adopted and everything is in the Journal."""
