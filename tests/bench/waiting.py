@@ -55,7 +55,7 @@ async def _run(gateway: GatewayServer, worker: str, key: str) -> dict[str, float
     gateway.start()
     gateway.wait_until("hearing its worker", lambda: worker in gateway.ready_workers(), 60)
     process = psutil.Process(gateway.pid)
-    connections = ConnectionPool(connect_timeout_s=10, keep_alive_s=60)
+    connections = ConnectionPool(connect_timeout_s=10, keep_alive_s=60, connections_max=CLIENTS + AT_ONCE)
     holding = asyncio.create_task(_wait(connections, gateway.url, key, 25_000))
     await _warm(connections, gateway.url, key)
     idle_cpu_s, rss = await _cpu_s(process), process.memory_info().rss
