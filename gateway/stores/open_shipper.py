@@ -58,6 +58,7 @@ class OpenShipper:
         for start in range(0, len(due), self._batch):
             requests = due[start : start + self._batch]
             rows = [OpenRow(request.event, request.usage, request.at_ms) for request in requests]
+            self.requests.sending(requests)
             await in_thread(self._table.renew, rows)
             self.requests.shipped([(request, row.usage) for request, row in zip(requests, rows, strict=True)], now_s)
         self._ships_at_s = now_s + self._pass_s

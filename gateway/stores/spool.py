@@ -148,7 +148,7 @@ class FileSpool:
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         durable.add_done_callback(_look_at)
         data = encode_open(event, at_ms)
-        self._append(_Entry(data, lambda backlog: backlog.opened(event.id), waiter=durable))
+        self._append(_Entry(data, lambda _: self._opened(event.id), waiter=durable))
         return durable
 
     def progress(self, event_id: str, usage: Usage) -> None:
@@ -234,6 +234,10 @@ class FileSpool:
         if self.backlog.is_settled and not self._pending:
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
+
+    def _opened(self, event_id: str) -> None:
+        self.backlog.opened(event_id)
+        self.requests.kept(event_id)
 
     def _explain(self, state: SpoolState) -> str:
         return {

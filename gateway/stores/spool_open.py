@@ -12,7 +12,12 @@ from gateway.core.usage import MeterEvent, Usage
 
 @dataclass(slots=True)
 class OpenRequest:
-    """One request: its OPEN, what it has delivered by *at_ms* (Unix time), what of that the database has."""
+    """
+    One request: its OPEN, what it has delivered by *at_ms* (Unix time), what of that the database has.
+
+    Until its OPEN *is_durable* the database is not told of it. Whoever finds this host's disk has it end there too; one
+    that the disk never had would be nobody's to end if its gateway died, and be open there until its lease is over.
+    """
 
     event: MeterEvent
     opened_s: float
@@ -20,6 +25,7 @@ class OpenRequest:
     usage: Usage = field(default_factory=Usage)
     shipped: Usage | None = None
     shipped_s: float = 0.0
+    is_durable: bool = False
 
 
 class OpenRequests:
@@ -37,12 +43,17 @@ class OpenRequests:
 
     @property
     def shipped_count(self) -> int:
-        """How many of this process the database has, those included whose CLOSE is on its way."""
+        """How many of this process the database may have, those included whose CLOSE is on its way."""
         return len(self._in_database)
 
     def opened(self, event: MeterEvent, at_ms: int, now_s: float) -> None:
         """Note that the request of *event* was dispatched."""
         self._open.setdefault(event.id, OpenRequest(event, now_s, at_ms))
+
+    def kept(self, event_id: str) -> None:
+        """Note that its OPEN is on this host's disk."""
+        if event_id in self._open:
+            self._open[event_id].is_durable = True
 
     def progressed(self, event_id: str, usage: Usage, at_ms: int) -> None:
         """Note what it has delivered; the largest counts."""
@@ -60,18 +71,22 @@ class OpenRequests:
         for request in self._open.values():
             if now_s - request.opened_s < after_s:
                 break  # the others came later
-            if request.shipped != request.usage or now_s - request.shipped_s >= renew_s:
+            is_new = request.shipped != request.usage or now_s - request.shipped_s >= renew_s
+            if is_new and request.is_durable:
                 found.append(request)
         return found
+
+    def sending(self, requests: Iterable[OpenRequest]) -> None:
+        """Note that the database may have *requests* from now on, even if it never says that it took them."""
+        self._in_database.update(request.event.id for request in requests)
 
     def shipped(self, requests: Sequence[tuple[OpenRequest, Usage]], now_s: float) -> None:
         """Note that the database has *requests*, each with the usage that stands beside it."""
         for request, usage in requests:
             request.shipped, request.shipped_s = usage, now_s
-            self._in_database.add(request.event.id)
 
     def known(self, events: Iterable[MeterEvent]) -> list[str]:
-        """Give the ids among *events* that the database holds as open."""
+        """Give the ids among *events* that the database may hold as open."""
         return [event.id for event in events if event.id in self._in_database]
 
     def removed(self, event_ids: Iterable[str]) -> None:

@@ -1,11 +1,13 @@
 """A host is lost with its disk: what was open on it is settled from the database, once."""
 
 import asyncio
+import time
 
 import pytest
 from sqlalchemy import select, update
 
 from gateway.core.usage import Usage
+from gateway.errors import StoreUnavailable
 from gateway.stores.open_shipper import OpenShipper
 from gateway.stores.schema import open_clock, open_requests
 from gateway.stores.shipper import Shipper
@@ -13,6 +15,7 @@ from gateway.stores.spool import FileSpool
 from gateway.stores.spool_open import OpenRequests
 from gateway.stores.sql_open import SqlOpenRequests
 from tests.meter_events import event, opened
+from tests.spool.test_spool import failing_disk
 from tests.waiting import until
 
 AFTER_S = 0.1
@@ -67,9 +70,10 @@ async def test_a_long_request_is_in_the_database_with_its_progress_until_it_is_c
     await until(lambda: table(sql) == {opened(1).id: "[10, 5, 4, 1]"})
     assert (len(host.spool.requests), host.spool.requests.shipped_count) == (1, 1)
     await host.spool.close(event(1))
-    await until(lambda: table(sql) == {})
+    await until(lambda: not host.spool.requests.shipped_count)
+    assert table(sql) == {}
     assert sql.ids() == [event(1).id]
-    assert (len(host.spool.requests), host.spool.requests.shipped_count) == (0, 0)
+    assert len(host.spool.requests) == 0
     await host.stop()
 
 
@@ -81,6 +85,44 @@ async def test_a_short_request_costs_the_database_nothing(start, sql):
     await until(lambda: len(sql.ids()) == 50)
     assert (table(sql), host.spool.requests.shipped_count) == ({}, 0)
     await host.stop()
+
+
+async def test_a_request_that_the_disk_has_not_got_is_not_told_to_the_database(tmp_path):
+    """If its gateway died now nobody would know it, and it would be open there for as long as leases last."""
+    spool = FileSpool(tmp_path / "spool", "g1")
+    with failing_disk():
+        with pytest.raises(StoreUnavailable):
+            await spool.open(opened(1))
+        assert not spool.requests.due(time.monotonic() + 1, after_s=0, renew_s=LEASE_S)
+    await spool.flush()
+    assert spool.requests.due(time.monotonic() + 1, after_s=0, renew_s=LEASE_S)
+    await spool.close(event(1))
+    assert len(spool.requests) == 0
+    await spool.aclose()
+
+
+async def test_a_request_that_the_database_took_without_a_word_is_taken_out_as_any_other(sql, tmp_path):
+    spool = FileSpool(tmp_path / "spool", "g1")
+    opens = OpenShipper(
+        SqlOpenRequests(sql.database, "g1", lease_s=LEASE_S), spool.requests, after_s=AFTER_S, lease_s=LEASE_S
+    )
+    await spool.open(opened(1))
+    await asyncio.sleep(AFTER_S)
+
+    async def do(work, *args):
+        return work(*args)
+
+    async def do_and_hear_nothing(work, *args):
+        work(*args)
+        raise StoreUnavailable("database", "no answer within the time limit")
+
+    with pytest.raises(StoreUnavailable):
+        await opens.ship(do_and_hear_nothing)
+    assert table(sql)
+    await spool.close(event(1))
+    await opens.forget(do, [event(1)], are_ours=True)
+    assert table(sql) == {}
+    await spool.aclose()
 
 
 async def test_another_gateway_settles_what_a_lost_host_had_open_once(start, sql):
@@ -179,8 +221,9 @@ async def test_requests_come_and_go_while_their_opens_are_shipped(start, sql):
 
 def test_only_what_is_new_is_due():
     requests = OpenRequests()
-    requests.opened(opened(1), 0, now_s=0.0)
-    requests.opened(opened(2), 0, now_s=6.0)
+    for number, now_s in ((1, 0.0), (2, 6.0)):
+        requests.opened(opened(number), 0, now_s)
+        requests.kept(opened(number).id)
     due = {"after_s": 5.0, "renew_s": 100.0}
     assert requests.due(4.9, **due) == []
     (first,) = requests.due(5.0, **due)
