@@ -33,6 +33,16 @@ async def test_tokens_that_were_made_but_not_written_are_told_apart(start_sim, t
     assert (entry["outcome"], entry["completion_tokens"], entry["written_tokens"]) == ("crashed", 4, 1)
 
 
+@pytest.mark.parametrize(("crash_after_tokens", "is_whole"), [(3, False), (4, True)])
+async def test_a_crash_behind_the_last_token_is_told_apart_from_one_before_it(start_sim, crash_after_tokens, is_whole):
+    sim = await start_sim()
+    await sim.fault(crash_next=1, crash_after_tokens=crash_after_tokens)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await sim.complete(max_tokens=4, stream=True, ignore_eos=True)
+    [entry] = await sim.journal()
+    assert (entry["outcome"], entry["is_whole"]) == ("crashed", is_whole)
+
+
 async def test_a_frame_carries_as_many_tokens_as_the_stream_interval_says(start_sim):
     sim = await start_sim(stream_interval=8)
     options = {"include_usage": True, "continuous_usage_stats": True}

@@ -93,6 +93,11 @@ class Answer:
         return sum(sequence.generated for sequence in self.sequences)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every choice has ended and all of its tokens were written."""
+        return not self._unfinished and self.written_tokens == self.completion_tokens
+
+    @property
     def cached_tokens(self) -> int:
         """As vLLM reports it: of the last prompt."""
         return self.sequences[-self.call.choices].cached

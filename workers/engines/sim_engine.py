@@ -176,12 +176,13 @@ class Engine:
             cached_tokens=answer.cached_tokens,
             completion_tokens=answer.completion_tokens,
             written_tokens=answer.written_tokens,
+            is_whole=answer.is_whole,
             choices=answer.call.choices,
         )
 
-    def _note(self, exchange: Exchange, outcome: str, **tokens: int) -> None:
-        path = exchange.request.path
-        self.journal.append(JournalEntry(request=_request_id(exchange), path=path, outcome=outcome, **tokens))
+    def _note(self, exchange: Exchange, outcome: str, *, is_whole: bool = False, **tokens: int) -> None:
+        identity, path = _request_id(exchange), exchange.request.path
+        self.journal.append(JournalEntry(request=identity, path=path, outcome=outcome, is_whole=is_whole, **tokens))
 
     # --- the stepping loop ---
 

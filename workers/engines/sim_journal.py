@@ -18,7 +18,8 @@ class JournalEntry:
     What became of one generation request.
 
     *counted_prompt_tokens* is its share of vllm:prompt_tokens_total, *choices* is n. Of *completion_tokens* so many as
-    *written_tokens* were written to the socket before the answer ended.
+    *written_tokens* were written to the socket before the answer ended; it *is_whole* if the last of every choice was
+    among them, though a crash may have kept back the usage and the end that should have followed.
     """
 
     request: str
@@ -30,6 +31,7 @@ class JournalEntry:
     cached_tokens: int = 0
     completion_tokens: int = 0
     written_tokens: int = 0
+    is_whole: bool = False
 
 
 class Journal:

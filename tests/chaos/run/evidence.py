@@ -123,6 +123,8 @@ def _computed(journal: Path) -> Iterator[tuple[str, str]]:
             entry = json.loads(line)
             if entry["request"].startswith("req_"):
                 goes_on = entry["path"] == continuation.PATH  # clients of a run ask for chats alone
+                if entry["outcome"] == "crashed" and entry["is_whole"]:
+                    entry["outcome"] = "done"  # nothing was left to say but what every frame had said: the usage
                 yield entry["request"], json.dumps([*(entry[name] for name in names), goes_on])
 
 
