@@ -1,5 +1,6 @@
 """`sluice keys`: API keys of tenants."""
 
+import time
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from gateway.stores.sql_directory import SqlDirectory
 COLUMNS = ("id", "tenant", "project", "name", "hint", "service_class", "created", "expires", "is_revoked")
 
 STANDARD = ServiceClass.STANDARD.label
+POLLS = 2  # of its gateways until they know a key: one may be under way, and not see it any more
 
 app = typer.Typer(help="API keys. Gateways follow every change within a second.", no_args_is_help=True)
 
@@ -52,6 +54,8 @@ def create(
     """
     Create a key and print it. It is stored hashed: this is the only time that it is shown.
 
+    When this returns the gateways know it, so that a script may use it at once.
+
     Example: sluice keys create --tenant acme --name 'chat bot' --format json
     """
     with open_database(home, database_url) as (settings, database):
@@ -72,9 +76,10 @@ def create(
         )
         if output == "json":
             print_json({"key": secret, **to_json(key)})
-            return
-        typer.echo(f"{secret}\n\nThis is the only time that the key is shown.")
-        print_record(COLUMNS, _row(key, zone), output)
+        else:
+            typer.echo(f"{secret}\n\nThis is the only time that the key is shown.")
+            print_record(COLUMNS, _row(key, zone), output)
+        time.sleep(POLLS * settings.directory_poll_s)
 
 
 @app.command()
