@@ -85,7 +85,8 @@ class Hedge(Generic[A]):
     async def _first(self) -> A:
         is_hedged = len(self._running) > 1
         while True:
-            task = (await self._ended()).pop()
+            ended = await self._ended()
+            task = next(task for task in self._running if task in ended)  # of two at once, the one asked first
             place = self._running.pop(task)
             if failure := task.exception():
                 self._fail(place, failure)
