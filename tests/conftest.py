@@ -45,6 +45,19 @@ def redis_url(redis_server):
     return redis_server.url
 
 
+@pytest.fixture
+def sentinels(tmp_path):
+    """A Redis with a replica, and the sentinels over both; see tests/servers/redis_sentinel.py."""
+    from tests.servers.redis_sentinel import SentinelSet
+
+    sentinels = SentinelSet(tmp_path / "redis")
+    try:
+        sentinels.start()
+        yield sentinels
+    finally:
+        sentinels.kill()
+
+
 @pytest.fixture(scope="session")
 def postgres_server():
     """

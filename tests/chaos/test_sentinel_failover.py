@@ -9,19 +9,9 @@ from tests.chaos.conftest import start_workers
 from tests.chaos.test_stores_away import assert_books_are_whole
 from tests.servers.clients import keep_asking
 from tests.servers.installation import Installation
-from tests.servers.redis_sentinel import FAILOVER_S, SentinelSet
+from tests.servers.redis_sentinel import FAILOVER_S
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def sentinels(tmp_path):
-    sentinels = SentinelSet(tmp_path / "redis")
-    try:
-        sentinels.start()
-        yield sentinels
-    finally:
-        sentinels.kill()
 
 
 @pytest.fixture

@@ -118,6 +118,22 @@ class Pod:
         assert answer.json()["usage"]["completion_tokens"] > 0
 
 
+@contextlib.contextmanager
+def serving(pod, engine, trusted=True):
+    """Run a gateway and a worker, and give them when both are up; what is left of them in the end is killed."""
+    gateway, worker = pod.process("-gateway/gateway", "home"), pod.process("/worker", "worker", "--engine=sim")
+    try:
+        gateway.spawn()
+        gateway.wait_until("live", lambda: answers(f"http://127.0.0.1:{pod.port}/livez"), 120)
+        worker.spawn()
+        worker.wait_until("healthy", lambda: answers(f"{engine}/health", trusted), 120)
+        yield gateway, worker
+    finally:
+        for process in (worker, gateway):
+            if process.is_running:
+                process.kill_tree()
+
+
 @pytest.fixture
 def pod(tmp_path, redis_url):
     return Pod(tmp_path, redis_url, example("trial"))
@@ -126,20 +142,11 @@ def pod(tmp_path, redis_url):
 def test_what_the_trial_renders_serves_and_drains(pod):
     pod.run("gateway/migrate")
     pod.run("gateway/apply")
-    gateway, worker = pod.process("-gateway/gateway", "home"), pod.process("/worker", "worker", "--engine=sim")
     url = f"http://127.0.0.1:{pod.port}"
-    try:
-        gateway.spawn()
-        gateway.wait_until("live", lambda: answers(f"{url}/livez"), 120)
-        worker.spawn()
-        worker.wait_until("healthy", lambda: answers(f"http://127.0.0.1:{pod.engine_port}/health"), 120)
+    with serving(pod, f"http://127.0.0.1:{pod.engine_port}") as (gateway, worker):
         pod.ask(url)
         assert answers(f"{url}/readyz")
         assert (worker.stop(), gateway.stop()) == (0, 0)
-    finally:
-        for process in (worker, gateway):
-            if process.is_running:
-                process.kill_tree()
 
 
 @pytest.fixture
@@ -156,21 +163,10 @@ def test_a_pool_with_its_own_token_and_certificate_serves_as_another(tmp_path, r
     pod.run("gateway/migrate")
     pod.run("gateway/apply")
     pod.secrets["own"] = {"token": re.search('wt-[^"]+', pod.verb(*TOKEN_VERB))[0]}
-    gateway, worker = pod.process("-gateway/gateway", "home"), pod.process("/worker", "worker", "--engine=sim")
-    url = f"http://127.0.0.1:{pod.port}"
-    try:
-        gateway.spawn()
-        gateway.wait_until("live", lambda: answers(f"{url}/livez"), 120)
-        worker.spawn()
-        trusted = ssl.create_default_context(cadata=files["tls.crt"])
-        engine = f"https://localhost:{pod.engine_port}/health"
-        worker.wait_until("healthy", lambda: answers(engine, trusted), 120)
-        pod.ask(url)
+    trusted = ssl.create_default_context(cadata=files["tls.crt"])
+    with serving(pod, f"https://localhost:{pod.engine_port}", trusted) as (gateway, worker):
+        pod.ask(f"http://127.0.0.1:{pod.port}")
         assert (worker.stop(), gateway.stop()) == (0, 0)
-    finally:
-        for process in (worker, gateway):
-            if process.is_running:
-                process.kill_tree()
 
 
 def test_workers_report_by_https_to_a_gateway_that_their_authority_vouches_for(tmp_path, certificate):

@@ -19,7 +19,7 @@ from tests.jobs.conftest import client_of
 from tests.path.conftest import start_path
 from tests.path.waiting_clients import STREAM, busy, until_waiting, waits
 from tests.servers.process import free_port
-from tests.servers.redis_sentinel import FAILOVER_S, PASSWORD, SENTINEL_PASSWORD, SentinelSet, port_of
+from tests.servers.redis_sentinel import FAILOVER_S, PASSWORD, SENTINEL_PASSWORD, port_of
 from tests.servers.sim_engines import start_sim
 from tests.waiting import until as until_so
 from workers.engines.sim_batch import Pace
@@ -51,16 +51,6 @@ WRONG = {
     "a port that cannot be": "redis://:hush@a:99999/0",
     "a sentinel's port that cannot be": "redis+sentinel://:hush@a:99999/mymaster",
 }
-
-
-@pytest.fixture
-def sentinels(tmp_path):
-    sentinels = SentinelSet(tmp_path / "redis")
-    try:
-        sentinels.start()
-        yield sentinels
-    finally:
-        sentinels.kill()
 
 
 @pytest.mark.parametrize("url", GOOD)
