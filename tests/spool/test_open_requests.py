@@ -25,10 +25,10 @@ LEASE_S = 60
 class Host:
     """A gateway's spool and shipper on a disk of its own."""
 
-    def __init__(self, sql, root, name):
+    def __init__(self, sql, root, name, after_s):
         self.spool = FileSpool(root, name)
         table = SqlOpenRequests(sql.database, name, lease_s=LEASE_S)
-        opens = OpenShipper(table, self.spool.requests, after_s=AFTER_S, lease_s=LEASE_S)
+        opens = OpenShipper(table, self.spool.requests, after_s=after_s, lease_s=LEASE_S)
         self.shipper = Shipper(self.spool, sql.journal, opens, interval_s=0.01, adopt_every_s=0.02)
 
     async def stop(self):
@@ -42,8 +42,8 @@ class Host:
 
 @pytest.fixture
 async def start(sql, tmp_path):
-    async def start(name):
-        host = Host(sql, tmp_path / name, name)
+    async def start(name, after_s=AFTER_S):
+        host = Host(sql, tmp_path / name, name, after_s)
         await host.shipper.start()
         return host
 
@@ -78,7 +78,7 @@ async def test_a_long_request_is_in_the_database_with_its_progress_until_it_is_c
 
 
 async def test_a_short_request_costs_the_database_nothing(start, sql):
-    host = await start("g1")
+    host = await start("g1", after_s=10)
     for number in range(50):
         await host.spool.open(opened(number))
         await host.spool.close(event(number))
