@@ -17,6 +17,7 @@ fail() {
 [ -d "$home" ] || fail "$home is not a folder: name the home of a gateway (SLUICE_HOME)."
 [ ! -e "$target" ] || fail "$target is there already: a backup is never written over another."
 [[ ${SLUICE_REDIS_URL:-} != *+sentinel://* ]] || fail "SLUICE_REDIS_URL names sentinels: give it the address of a replica or of the master here."
+[[ ${SLUICE_REDIS_URL:-} != *+cluster://* ]] || fail "SLUICE_REDIS_URL names a cluster: leave it empty here, and save each of its masters with redis-cli --rdb first."
 umask 077
 mkdir -p "$target"
 

@@ -8,8 +8,6 @@ event loop it runs on.
 import time
 from math import inf
 
-from redis.asyncio import Redis
-
 from gateway.core.credit import CreditMode
 from gateway.core.health import HealthRules
 from gateway.core.pools import PoolSpec
@@ -26,6 +24,7 @@ from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.objects import FileObjects
 from gateway.stores.open_shipper import OpenShipper
 from gateway.stores.redis import RedisQueue
+from gateway.stores.redis_client import RedisClient
 from gateway.stores.redis_demand import RedisDemand
 from gateway.stores.redis_holds import RedisHolds
 from gateway.stores.redis_jobs import JobTimes, RedisJobs
@@ -42,7 +41,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def make_roster(settings: Settings, redis: Redis | None) -> MemoryRoster | RedisRoster:
+def make_roster(settings: Settings, redis: RedisClient | None) -> MemoryRoster | RedisRoster:
     """Make the roster of workers, shared through Redis where there is one."""
     lease_s, refresh_s = settings.roster.lease_s, settings.roster.refresh_s
     mode = CreditMode(settings.upstream.credit)
@@ -77,14 +76,14 @@ def make_shipper(settings: Settings, spool: FileSpool, database: Database, feed:
     return Shipper(spool, journal, opens, interval_s=of.ship_interval_s, batch=of.ship_batch, on_recovered=feed.forget)
 
 
-def make_returns(settings: Settings, redis: Redis | None, owner: str) -> RedisReturns | None:
+def make_returns(settings: Settings, redis: RedisClient | None, owner: str) -> RedisReturns | None:
     """Make what tells the other gateways of requests that come again; None where there is no Redis to tell through."""
     if redis is None:
         return None
     return RedisReturns(redis, owner, store_timeout_s=settings.queue.store_timeout_s)
 
 
-def make_holds(settings: Settings, redis: Redis | None, owner: str, feed: BudgetFeed) -> MemoryHolds | RedisHolds:
+def make_holds(settings: Settings, redis: RedisClient | None, owner: str, feed: BudgetFeed) -> MemoryHolds | RedisHolds:
     """Make the store of holds on limits and budgets, shared through Redis where there is one."""
     if redis is None:
         return MemoryHolds(owner, feed.read_bases, now_ms=now_ms)
@@ -92,7 +91,7 @@ def make_holds(settings: Settings, redis: Redis | None, owner: str, feed: Budget
     return RedisHolds(redis, owner, feed.read_bases, lease_s=lease_s, store_timeout_s=timeout_s, now_ms=now_ms)
 
 
-def make_queue(settings: Settings, redis: Redis | None, owner: str, pool: str) -> AdmissionQueue:
+def make_queue(settings: Settings, redis: RedisClient | None, owner: str, pool: str) -> AdmissionQueue:
     """Make a pool's line: one for all gateways through Redis, with one in memory to fall back on."""
     queue = settings.queue
     local = MemoryQueue(pool, waiting_max=queue.waiting_max, tenant_share=queue.tenant_share)
@@ -110,7 +109,7 @@ def make_queue(settings: Settings, redis: Redis | None, owner: str, pool: str) -
     return FallbackQueue(shared, local)
 
 
-def make_demand(settings: Settings, redis: Redis | None, owner: str) -> MemoryDemand | RedisDemand:
+def make_demand(settings: Settings, redis: RedisClient | None, owner: str) -> MemoryDemand | RedisDemand:
     """Make the board on which gateways tell what their pools are asked for, shared through Redis where there is one."""
     if redis is None:
         return MemoryDemand()
@@ -146,7 +145,7 @@ def make_objects(settings: Settings) -> FileObjects:
     return FileObjects(settings.objects_dir, free_bytes_min=settings.jobs.free_bytes_min, now_ms=now_ms)
 
 
-def make_jobs(settings: Settings, redis: Redis | None, owner: str, *, known_s: float) -> RedisJobs | None:
+def make_jobs(settings: Settings, redis: RedisClient | None, owner: str, *, known_s: float) -> RedisJobs | None:
     """Make the async lane's store; there is none without Redis. Ended jobs are known for *known_s* seconds."""
     if redis is None:
         return None

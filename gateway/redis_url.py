@@ -1,7 +1,8 @@
 """
-The forms of `redis_url`: one Redis, or the sentinels that know where it is.
+The forms of `redis_url`: one Redis, the sentinels that know where it is, or the servers of a cluster.
 
-Settings check it by this, stores read it by this; the client that follows a master is stores/redis_sentinel.py.
+Settings check it by this, stores read it by this; the clients of the last two are stores/redis_sentinel.py and
+stores/redis_cluster.py.
 """
 
 import re
@@ -12,17 +13,19 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-SENTINEL_PORT = 26379
+PORT, SENTINEL_PORT = 6379, 26379
 SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
 REDIS_URL_FORM = (
     "must be redis://[user:password@]host:6379/0, or with Sentinel redis+sentinel://[user:password@]host:26379,"
-    "host:26379/name-of-the-master/0, with ?sentinel_password=… if the sentinels have one; rediss for TLS, unix:// for "
-    "a socket. In passwords, / ? # and @ are written %2F %3F %23 %40"
+    "host:26379/name-of-the-master/0, with ?sentinel_password=… if the sentinels have one, or to a cluster "
+    "redis+cluster://[user:password@]host:6379,host:6379; rediss for TLS, unix:// for a socket. In passwords, / ? # "
+    "and @ are written %2F %3F %23 %40"
 )
 _USER, _HOST = r"([^\s/?#]*@)?", r"([\w.%-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?"
 _QUERY = r"(\?(?!(\S*&)?sentinel_(?!(password|username)=))\S*)?"  # another of that beginning is a slip
 _ONE = re.compile(rf"rediss?://{_USER}({_HOST})?(/\S*)?(\?\S*)?|unix://\S+")
 _SENTINELS = re.compile(rf"rediss?\+sentinel://{_USER}{_HOST}(,{_HOST})*/[^\s/?#]+(/\d*)?{_QUERY}")
+_CLUSTER = re.compile(rf"rediss?\+cluster://{_USER}{_HOST}(,{_HOST})*(/0?)?(\?\S*)?")  # it has no other database
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,36 @@ class SentinelUrl:
         query = parse_qsl(parts.query)
         rest = urlencode([(name, value) for name, value in query if name not in SENTINEL_OPTIONS])
         return cls(
-            sentinels=tuple(_address(host) for host in hosts.split(",")),
+            sentinels=tuple(_address(host, SENTINEL_PORT) for host in hosts.split(",")),
             master=master,
             one=f"{parts.scheme.partition('+')[0]}://{user}{at}master/{db}?{rest}",
             sentinel_options={
                 name.removeprefix("sentinel_"): value for name, value in query if name in SENTINEL_OPTIONS
             },
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """
+    What a `redis+cluster://` URL says: some of the servers, which know the others. The password is in nothing it shows.
+
+    *one* is the URL of a single Redis that says all the rest of it.
+    """
+
+    servers: tuple[tuple[str, int], ...]
+    one: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Self | None:
+        """Read *url*, whose form is known to be right; None if it names no cluster."""
+        if not _CLUSTER.fullmatch(url):
+            return None
+        parts = urlsplit(url)
+        user, at, hosts = parts.netloc.rpartition("@")
+        scheme = parts.scheme.partition("+")[0]
+        servers = tuple(_address(host, PORT) for host in hosts.split(","))
+        return cls(servers, f"{scheme}://{user}{at}cluster/?{parts.query}")
 
 
 def _checked(url: str) -> str:
@@ -67,7 +93,9 @@ def _checked(url: str) -> str:
 
 def _is_right(url: str) -> bool:
     try:
-        return bool(SentinelUrl.parse(url) or (_ONE.fullmatch(url) and (urlsplit(url).port or True)))
+        if SentinelUrl.parse(url) or ClusterUrl.parse(url):
+            return True
+        return bool(_ONE.fullmatch(url) and (urlsplit(url).port or True))
     except ValueError:  # a port beyond 65535, or a host in brackets that is no address
         return False
 
@@ -75,6 +103,6 @@ def _is_right(url: str) -> bool:
 RedisUrl = Annotated[str, AfterValidator(_checked)]  # a setting that has one of the forms, or is empty
 
 
-def _address(host: str) -> tuple[str, int]:
+def _address(host: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{host}")
-    return parts.hostname or "", parts.port or SENTINEL_PORT
+    return parts.hostname or "", parts.port or port

@@ -50,12 +50,29 @@ def sentinels(tmp_path):
     """A Redis with a replica, and the sentinels over both; see tests/servers/redis_sentinel.py."""
     from tests.servers.redis_sentinel import SentinelSet
 
-    sentinels = SentinelSet(tmp_path / "redis")
+    yield from _running(SentinelSet(tmp_path / "redis"))
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A Redis Cluster of six servers; see tests/servers/redis_cluster.py."""
+    from tests.servers.redis_cluster import RedisCluster
+
+    yield from _running(RedisCluster(tmp_path / "redis"))
+
+
+@pytest.fixture(params=["sentinels", "cluster"])
+def replicated(request):
+    """Each of the two."""
+    return request.getfixturevalue(request.param)
+
+
+def _running(servers):
     try:
-        sentinels.start()
-        yield sentinels
+        servers.start()
+        yield servers
     finally:
-        sentinels.kill()
+        servers.kill()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, suppress
 from itertools import islice
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.core.eta import Coming, Place
@@ -18,7 +17,7 @@ from gateway.ports.queue import Occupancy, Whereabouts
 from gateway.stores.lookout import Lookout
 from gateway.stores.redis_books import Corrections, Credit, books
 from gateway.stores.redis_cadence import Cadence, keep_listening
-from gateway.stores.redis_client import redis_answering
+from gateway.stores.redis_client import RedisClient, redis_answering
 from gateway.stores.redis_line import Answer, Books, RedisLine
 from gateway.stores.redis_looks import RedisLooks
 from gateway.stores.redis_sight import storable
@@ -57,7 +56,7 @@ class RedisQueue:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisClient,
         pool: str,
         *,
         owner: str,

@@ -10,20 +10,25 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from gateway.errors import StoreUnavailable
-from gateway.redis_url import SentinelUrl
+from gateway.redis_url import ClusterUrl, SentinelUrl
+from gateway.stores.redis_cluster import Cluster, connect_to_cluster
 from gateway.stores.redis_sentinel import connect_through
 
 PATIENCE_STEPS = 4
 
+RedisClient = Redis | Cluster
+
 _LUA = Path(__file__).parent / "lua"
 
 
-def connect(url: str) -> Redis:
+def connect(url: str) -> RedisClient:
     """
-    Make the client that the stores share; it connects when it is first used, to the master if *url* names sentinels.
+    Make the client that the stores share; it connects when it is first used.
+
+    That is to the master if *url* names sentinels, and to all servers of a cluster.
 
     It never retries by itself and sets no limits on time: the stores bound every call, blocking pops by more than
     others.
@@ -34,8 +39,19 @@ def connect(url: str) -> Redis:
         "socket_connect_timeout": None,
         "socket_timeout": None,
     }
-    through = SentinelUrl.parse(url)
-    return connect_through(through, **options) if through else Redis.from_url(url, **options)
+    if through := SentinelUrl.parse(url):
+        return connect_through(through, **options)
+    if cluster := ClusterUrl.parse(url):
+        return connect_to_cluster(cluster, **options)
+    return Redis.from_url(url, **options)
+
+
+async def drop_idle_connections(redis: RedisClient) -> None:
+    """Have the next call open a connection: one of them died, so others may have and not know it."""
+    if isinstance(redis, Cluster):
+        await redis.disconnect_idle()
+    else:
+        await redis.connection_pool.disconnect(inuse_connections=False)
 
 
 class Script:
@@ -45,7 +61,7 @@ class Script:
         self._text = "\n".join((_LUA / f"{name}.lua").read_text(encoding="utf-8") for name in names)
         self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, redis: Redis, keys: Sequence[str], args: Sequence[str | int]) -> list[Any]:
+    async def run(self, redis: RedisClient, keys: Sequence[str], args: Sequence[str | int]) -> list[Any]:
         """Run it; give its reply. Raises what redis-py raises."""
         try:
             reply = await redis.evalsha(self._digest, len(keys), *keys, *map(str, args))
@@ -87,5 +103,5 @@ async def redis_answering(within_s: float) -> AsyncIterator[None]:
                 patience.cancel()
     except TimeoutError:
         raise StoreUnavailable("redis", f"no answer within {within_s:g} s") from None
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:  # the second is not one of the first
         raise StoreUnavailable("redis", f"{type(error).__name__}: {error}") from error

@@ -6,12 +6,11 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 import structlog
-from redis.asyncio import Redis
 
 from gateway.core.demand import Learnt, Share
 from gateway.errors import StoreUnavailable
 from gateway.ports.demand import Shares
-from gateway.stores.redis_client import Script, redis_answering
+from gateway.stores.redis_client import RedisClient, Script, redis_answering
 
 _KEYS = [f"sluice:{{scale}}:{name}" for name in ("words", "heard", "learnt")]
 _SCRIPT = Script("demand")
@@ -23,7 +22,7 @@ log = structlog.get_logger()
 class RedisDemand:
     """A DemandBoard in Redis: one small script per exchange. *owner* is new at every start of a process."""
 
-    def __init__(self, redis: Redis, owner: str, *, lease_s: float = 4.0, store_timeout_s: float = 0.5) -> None:
+    def __init__(self, redis: RedisClient, owner: str, *, lease_s: float = 4.0, store_timeout_s: float = 0.5) -> None:
         self.is_up = True
         self.others: Sequence[Shares] = ()
         self.learnt: Mapping[str, Learnt] = {}

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from redis.asyncio import Redis
-
 from gateway.core.holds import Ask, Base, BudgetAsk, BudgetStanding, LimitAsk, LimitStanding, Standings
 from gateway.core.limits import is_rate
 from gateway.stores.hold_sums import Correction, OwnSums, Verdict
-from gateway.stores.redis_client import Script
+from gateway.stores.redis_client import RedisClient, Script
 
 KEPT_AFTER_END_MS = 7 * 86_400_000  # of an account: so late may a spool of a dead gateway still be shipped
 
@@ -74,7 +72,7 @@ class HoldCall:
     running: set[str] = field(default_factory=set)  # ids of limits of what is under way, to be stated
     _keys: dict[str, int] = field(default_factory=dict)
 
-    async def run(self, redis: Redis) -> tuple[list[Answered], list[AccountSums]]:
+    async def run(self, redis: RedisClient) -> tuple[list[Answered], list[AccountSums]]:
         """Make it; gives the answers in order, and how the accounts stand that it stated. Raises as redis-py."""
         for asked in self.asked:
             self.accounts.update({budget.account: budget for budget in asked.ask.budgets})
@@ -160,7 +158,7 @@ def key_of(tag: str, name: str) -> str:
     return f"sluice:holds:{{{tag}}}:{name}"
 
 
-async def forget(redis: Redis, tag: str, owner: str) -> None:
+async def forget(redis: RedisClient, tag: str, owner: str) -> None:
     """Drop the sums of a dead owner. Raises as redis-py."""
     await _FORGET.run(redis, [key_of(tag, "accounts")], [owner, key_of(tag, "account:")])
 

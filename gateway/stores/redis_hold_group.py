@@ -6,14 +6,13 @@ from contextlib import suppress
 from typing import Protocol
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.core.holds import Ask, BudgetAsk
 from gateway.core.limits import is_rate
 from gateway.errors import StoreUnavailable
 from gateway.stores.hold_sums import Correction, OwnSums
-from gateway.stores.redis_client import redis_answering
+from gateway.stores.redis_client import RedisClient, drop_idle_connections, redis_answering
 from gateway.stores.redis_hold_call import AccountSums, Answered, Asked, HoldCall, forget
 
 SOON_S = 0.15  # from a change that can wait to the call that tells it
@@ -26,7 +25,7 @@ log = structlog.get_logger()
 class Shared(Protocol):
     """What the lanes of one gateway have in common."""
 
-    redis: Redis
+    redis: RedisClient
     sums: OwnSums
     owner: str
     lease_s: float
@@ -176,7 +175,7 @@ class HoldGroup:
             try:
                 answers, accounts = await call.run(self._shared.redis)
             except RedisConnectionError:  # a connection may have died unnoticed: a fresh one gets a chance
-                await self._shared.redis.connection_pool.disconnect(inuse_connections=False)
+                await drop_idle_connections(self._shared.redis)
                 answers, accounts = await call.run(self._shared.redis)
             await self._tell_forgotten()
         self._shared.note_up(is_up=True)

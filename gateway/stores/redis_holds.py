@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import structlog
-from redis.asyncio import Redis
 
 from gateway.core.hold_refusals import budget_unavailable
 from gateway.core.holds import Ask, Base, BudgetAsk, Standings
@@ -16,7 +15,7 @@ from gateway.ports.holds import ReadBases
 from gateway.stores.hold_bases import BaseReading, hard_budgets
 from gateway.stores.hold_sums import Correction, Hold, OwnSums
 from gateway.stores.memory_holds import LocalBook
-from gateway.stores.redis_client import redis_answering
+from gateway.stores.redis_client import RedisClient, redis_answering
 from gateway.stores.redis_hold_call import MODEL_TAG, TENANT_TAG, Answered
 from gateway.stores.redis_hold_group import HoldGroup
 
@@ -53,7 +52,7 @@ class RedisHolds:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisClient,
         owner: str,
         read_bases: ReadBases,
         *,

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from redis.asyncio import Redis
-
 from gateway.core.directory import ServiceClass
 from gateway.core.jobs import Job, JobState, JobView
 from gateway.core.outcome import Outcome
 from gateway.errors import Refused
 from gateway.ports.jobs import DueWebhook, Haul, Taken
-from gateway.stores.redis_client import Script, redis_answering
+from gateway.stores.redis_client import RedisClient, Script, redis_answering
 
 RETRY_AFTER_S_MAX = 60
 WEBHOOK_LEASE_MS = 60_000  # longer than any attempt: then its sender has died
@@ -45,7 +43,7 @@ class RedisJobs:
     job; both are written before the job is entered, so that whoever knows the id finds it.
     """
 
-    def __init__(self, redis: Redis, runner: str, times: JobTimes, *, store_timeout_s: float = 0.5) -> None:
+    def __init__(self, redis: RedisClient, runner: str, times: JobTimes, *, store_timeout_s: float = 0.5) -> None:
         self._redis = redis
         self._runner = runner
         self._times = times

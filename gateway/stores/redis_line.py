@@ -4,11 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-
 from gateway.core.eta import PoolCounts
 from gateway.core.scheduling import RESERVED_PERCENT, LineBounds, Ticket
-from gateway.stores.redis_client import Script
+from gateway.stores.redis_client import RedisClient, Script, drop_idle_connections
 from gateway.stores.redis_sight import AFTER_NUL, NUL, Sight, entry_of, ticket_of
 
 PAGE = 10_000  # entries of the line per look: some 5 ms of Redis's time
@@ -73,7 +71,7 @@ class RedisLine:
     Raises what redis-py raises, and sets no limit on time.
     """
 
-    def __init__(self, redis: Redis, pool: str, owner: str, *, lease_s: float, bounds: LineBounds) -> None:
+    def __init__(self, redis: RedisClient, pool: str, owner: str, *, lease_s: float, bounds: LineBounds) -> None:
         self.owner = owner
         self._redis = redis
         self._lease_ms = int(lease_s * 1000)
@@ -134,7 +132,7 @@ class RedisLine:
 
     async def drop_idle_connections(self) -> None:
         """Have the next call open a connection: one of them died, so others may have and not know it."""
-        await self._redis.connection_pool.disconnect(inuse_connections=False)
+        await drop_idle_connections(self._redis)
 
     async def _call(self, verb: str, books: Books, *args: str | int) -> Answer | None:
         status, *said = await self._run(verb, books, *args)

