@@ -7,6 +7,7 @@ stores/redis_cluster.py.
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Annotated, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -15,16 +16,38 @@ from pydantic_core import PydanticCustomError
 
 PORT, SENTINEL_PORT = 6379, 26379
 SENTINEL_OPTIONS = ("sentinel_password", "sentinel_username")
+OPTIONS = (
+    "client_name",
+    "db",
+    "health_check_interval",
+    "max_connections",
+    "password",
+    "protocol",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_timeout",
+    "username",
+)
+TLS_OPTIONS = (
+    "ssl_ca_certs",
+    "ssl_ca_data",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_min_version",
+)
 REDIS_URL_FORM = (
     "must be redis://[user:password@]host:6379/0, or with Sentinel redis+sentinel://[user:password@]host:26379,"
     "host:26379/name-of-the-master/0, with ?sentinel_password=… if the sentinels have one, or to a cluster "
     "redis+cluster://[user:password@]host:6379,host:6379; rediss for TLS, unix:// for a socket. In passwords, / ? # "
     "and @ are written %2F %3F %23 %40"
 )
+_UNKNOWN = "has an option that connections of this kind do not take{meant}; they take {known}"
 _USER, _HOST = r"([^\s/?#]*@)?", r"([\w.%-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?"
-_QUERY = r"(\?(?!(\S*&)?sentinel_(?!(password|username)=))\S*)?"  # another of that beginning is a slip
 _ONE = re.compile(rf"rediss?://{_USER}({_HOST})?(/\S*)?(\?\S*)?|unix://\S+")
-_SENTINELS = re.compile(rf"rediss?\+sentinel://{_USER}{_HOST}(,{_HOST})*/[^\s/?#]+(/\d*)?{_QUERY}")
+_SENTINELS = re.compile(rf"rediss?\+sentinel://{_USER}{_HOST}(,{_HOST})*/[^\s/?#]+(/\d*)?(\?\S*)?")
 _CLUSTER = re.compile(rf"rediss?\+cluster://{_USER}{_HOST}(,{_HOST})*(/0?)?(\?\S*)?")  # it has no other database
 
 
@@ -88,6 +111,12 @@ def _checked(url: str) -> str:
     url = url.strip()
     if url and not _is_right(url):
         raise PydanticCustomError("redis_url", REDIS_URL_FORM)
+    known = OPTIONS + TLS_OPTIONS * url.startswith("rediss") + SENTINEL_OPTIONS * ("+sentinel:" in url)
+    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name not in known:  # it is not shown: it may be the rest of a password with an & in it
+            close = get_close_matches(name, known, 1)
+            told = {"meant": f" ({close[0]} may be meant)" if close else "", "known": ", ".join(known)}
+            raise PydanticCustomError("redis_url", _UNKNOWN, told)
     return url
 
 

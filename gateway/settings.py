@@ -257,7 +257,9 @@ class Settings(_Section):
     )
     database_url: str = Field("", description="SQLAlchemy URL; empty means SQLite under home.", repr=False)
     redis_url: RedisUrl = Field(
-        "", description="Of Redis, its sentinels or a cluster; empty: a single gateway with its queue in memory.", repr=False
+        "",
+        description="Of Redis, its sentinels or a cluster; empty: a single gateway with its queue in memory.",
+        repr=False,
     )
     admin_token: SecretStr | None = Field(None, description="Bearer of /admin/v1 and /finance/v1; unset closes both.")
     worker_token: SecretStr | None = Field(None, description="Bearer of /internal/v1; unset closes it.")

@@ -42,4 +42,4 @@ def connect_to_cluster(url: ClusterUrl, **options: Any) -> Cluster:
     said: dict[str, Any] = {name: value for name, value in parse_url(url.one).items() if name not in {"host", "db"}}
     is_tls = said.pop("connection_class", None) is not None
     servers = [ClusterNode(host, port) for host, port in url.servers]
-    return Cluster(startup_nodes=servers, ssl=is_tls, max_connections=CONNECTIONS_MAX, **{**options, **said})
+    return Cluster(startup_nodes=servers, ssl=is_tls, **{"max_connections": CONNECTIONS_MAX, **options, **said})

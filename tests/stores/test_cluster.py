@@ -67,12 +67,13 @@ async def test_what_is_shown_of_the_client_and_its_troubles_has_no_password():
 
 
 async def test_with_tls_it_goes_to_all_servers():
-    url = f"rediss+cluster://user:p%40q@127.0.0.1:{free_port()}/0?ssl_ca_certs=/ca.pem"
+    url = f"rediss+cluster://user:p%40q@127.0.0.1:{free_port()}/0?ssl_ca_certs=/ca.pem&max_connections=7"
     client = connect(url)
     (node,) = client.startup_nodes
     assert issubclass(node.connection_class, SSLConnection)
     told = node.connection_kwargs
     assert (told["ssl_ca_certs"], told["username"], told["password"]) == ("/ca.pem", "user", "p@q")
+    assert node.max_connections == 7
     await client.aclose()
 
 

@@ -26,7 +26,6 @@ WRONG = {
     "two addresses of one Redis": "redis://a:6379,b:6379/0",
     "no name of the master": "redis+sentinel://:hush@a:26379,b:26379",
     "a database that is no number": "redis+sentinel://:hush@a:26379/mymaster/first",
-    "an option misspelt": "redis+sentinel://a/mymaster/0?sentinel_pasword=hush",
     "a password as it is": "redis+sentinel://:hu/sh@a/mymaster/0",
     "a port that is no number": "redis://:hush@a:port/0",
     "a port that cannot be": "redis://:hush@a:99999/0",
@@ -40,6 +39,22 @@ WRONG = {
 @pytest.mark.parametrize("url", GOOD)
 def test_the_forms_of_a_redis_url_are_taken(url):
     assert load_settings({"SLUICE_REDIS_URL": url + "\n"}).redis_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("redis+sentinel://a/mymaster/0?sentinel_pasword=hush", r" \(sentinel_password may be meant\)"),
+        ("redis+sentinel://a/mymaster/0?sentinel_password=a&hush", ""),
+        ("rediss+cluster://:hush@a,b/0?ssl_ca_cert=/etc/ca.pem", r" \(ssl_ca_certs may be meant\)"),
+        ("redis://:hush@a/0?ssl_ca_certs=/etc/ca.pem", ""),
+    ],
+)
+def test_an_option_that_is_not_known_is_refused_at_the_start(url, meant):
+    said = f"^redis_url: has an option that connections of this kind do not take{meant}; they take client_name,"
+    with pytest.raises(InvalidInput, match=said) as refused:
+        load_settings({"SLUICE_REDIS_URL": url})
+    assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", WRONG.values(), ids=WRONG.keys())
