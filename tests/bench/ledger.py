@@ -240,8 +240,10 @@ def _own_cpu_s() -> float:
 def _server_cpu_s(server: PostgresServer | None) -> float:
     if server is None:
         return 0.0
-    times = [process.cpu_times() for process in psutil.Process(server.pid).children()]
-    return sum(each.user + each.system for each in times)
+    postmaster = psutil.Process(server.pid)
+    living = [process.cpu_times() for process in postmaster.children()]
+    ended = postmaster.cpu_times()  # its backends end with their connections, which the shippers close
+    return sum(each.user + each.system for each in living) + ended.children_user + ended.children_system
 
 
 def main() -> None:
