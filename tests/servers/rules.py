@@ -11,8 +11,8 @@ import uvicorn
 from gateway.app import Gateway
 from gateway.core.budgets import Budget
 from gateway.core.limits import Limit
-from gateway.serve.protocol import SluiceProtocol
 from gateway.stores.sql_directory import SqlDirectory
+from tests.servers.edge import config_of
 from tests.waiting import until
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20, "ignore_eos": True}
@@ -65,8 +65,7 @@ async def beside(path):
     gateway = Gateway(path.gateway._settings)
     await gateway.start()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(gateway.edge, http=SluiceProtocol, ws="none", lifespan="off", log_config=None)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(config_of(gateway))
         serving = asyncio.create_task(server._serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
