@@ -55,7 +55,7 @@ class RedisCluster(ReplicatedRedis):
     def _slots(self):
         """Ask a server that is alive and sees all slots served; one that was left behind does not."""
         for server in self.servers:
-            with contextlib.suppress(redis.RedisError), speaking_to(server) as client:
+            with contextlib.suppress(redis.RedisError), speaking_to(server, within_s=2) as client:
                 if client.execute_command("CLUSTER INFO")["cluster_state"] == "ok":
                     return client.execute_command("CLUSTER SLOTS")
         return []

@@ -75,5 +75,5 @@ def port_of(server: RedisServer) -> int:
     return port
 
 
-def speaking_to(server: RedisServer) -> redis.Redis:
-    return redis.Redis.from_url(server.url, socket_timeout=2)
+def speaking_to(server: RedisServer, within_s: float = 30) -> redis.Redis:
+    return redis.Redis.from_url(server.url, socket_timeout=within_s)
