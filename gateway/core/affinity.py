@@ -6,7 +6,9 @@ gateway, so that its turns meet again whatever gateway they come through. And a 
 What a home holds of a prompt that this gateway has not sent there is not known; it is trusted to hold a part of it, the
 more the earlier its choice. That trust is fixed, and not learnt from what engines report: the less homes are trusted,
 the more requests are scattered, and the less homes hold (tried on Mooncake's conversation trace: learnt trust falls to
-0.2, and the mean TTFT is 12 % longer).
+0.2, and the mean TTFT is 12 % longer). A chat tells where its last turn ended. Who did not send that itself trusts the
+home with nearly all of it: with half, several gateways draw a conversation to and fro, each of them to a worker that
+lacks what the others sent elsewhere. Who sent it knows where it is, and trusts homes with next to nothing.
 
 The homes are found on a ring of one point a worker by several probes (Appleton and O'Reilly, "Multi-probe consistent
 hashing", 2015), in O(log workers). No clock and no I/O: times are seconds of any clock that only goes forward.
@@ -24,8 +26,11 @@ HOLDERS_MAX = 4  # workers remembered for one beginning: more would all be as go
 TTL_S = 900.0  # an engine's cache has moved on by then
 ENTRIES_PER_WORKER = 60  # beginnings remembered, some 500 bytes each: 3 MB for 100 workers
 ENTRIES_MIN = 2000
-TRUST = (0.5, 0.2, 0.1)  # the part of a prompt that its homes are trusted to hold, first choice first
-TRUST_FIRST = (0.1, 0.04, 0.02)  # of a conversation's first turn: enough that it begins at home unless that is busy
+# What a conversation's homes are trusted to hold, first choice first:
+TRUST_TURN = (0.95, 0.3, 0.2)  # of the prompt one turn ago, which another gateway had
+TRUST_FIRST = (0.3, 0.04, 0.02)  # of a first turn: they hold nothing, but other gateways will look for it there
+TRUST_KNOWN = (0.1, 0.04, 0.02)  # where this gateway had the last turn itself: what it knows is better
+TRUST = (0.5, 0.2, 0.1)  # of a prompt that may be anything: a document, a trace, somebody's own key
 _MASK = (1 << 64) - 1
 _PLACES = Struct(f"<{PROBES}Q")
 
@@ -35,14 +40,23 @@ class Chain:
     """
     The beginnings of a prompt that a cache may hold, shortest first: of each a hash, and its length in *tokens*.
 
-    The hash of a beginning covers all of it. *key* is the same for all turns of one conversation, *is_first* tells that
-    none can have come before this one.
+    The hash of a beginning covers all of it. *key* is the same for all turns of one conversation; *last_turn* is the
+    length of the prompt one turn ago, 0 where there can have been none, and None where that cannot be told.
     """
 
     key: int
     hashes: tuple[int, ...]
     tokens: tuple[int, ...]
-    is_first: bool = False
+    last_turn: int | None = None
+
+    def trusted(self, known_tokens: int) -> tuple[int, ...]:
+        """Give the tokens each home is trusted with, by a gateway that sent somebody the first *known_tokens* of it."""
+        shares, of = TRUST, self.length
+        if self.last_turn == 0:
+            shares = TRUST_FIRST
+        elif self.last_turn is not None:
+            shares, of = (TRUST_KNOWN, of) if known_tokens >= self.last_turn else (TRUST_TURN, self.last_turn)
+        return tuple(int(share * of) for share in shares)
 
     @property
     def length(self) -> int:

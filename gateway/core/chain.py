@@ -11,6 +11,7 @@ some 10 µs and 1 µs more for each kB of text.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -35,15 +36,17 @@ def chat_chain(scope: str | None, data: Mapping[str, Any]) -> Chain:
     before, size = _head(scope, data)
     own = _own_key(before, data)
     key, links = own, [(before, size)]
+    last_turn = None if own is not None else 0
     for message in data["messages"]:
+        if message.get("role") == "assistant":
+            last_turn = size // BYTES_PER_TOKEN
         text = _text(message)
         if key is None and message.get("role") == "user":
             key = extend(before, text[:KEY_BYTES])
         for part in _parts(text):
             before, size = extend(before, part), size + len(part)
             links.append((before, size))
-    is_first = own is None and not any(message.get("role") == "assistant" for message in data["messages"])
-    return _chain(before if key is None else key, links, is_first=is_first)
+    return _chain(before if key is None else key, links, last_turn)
 
 
 def prompt_chain(scope: str | None, data: Mapping[str, Any]) -> Chain:
@@ -60,7 +63,7 @@ def prompt_chain(scope: str | None, data: Mapping[str, Any]) -> Chain:
 
 def of_session(chain: Chain, tenant: str, session: bytes) -> Chain:
     """Give *chain* with the key of a session that *tenant* named."""
-    return Chain(extend(extend(0, tenant.encode()), session), chain.hashes, chain.tokens)  # a first turn or not
+    return replace(chain, key=extend(extend(0, tenant.encode()), session), last_turn=chain.last_turn or None)
 
 
 def _head(scope: str | None, data: Mapping[str, Any]) -> tuple[int, int]:
@@ -104,10 +107,10 @@ def _cuts(length: int) -> Iterator[int]:
     yield length
 
 
-def _chain(key: int, links: list[tuple[int, int]], *, is_first: bool = False) -> Chain:
+def _chain(key: int, links: list[tuple[int, int]], last_turn: int | None = None) -> Chain:
     """Make the chain of (hash, bytes): without beginnings of less than a token, and with not too many in all."""
     links = [link for link in links if link[1] >= BYTES_PER_TOKEN]
     if len(links) > FIRST_MAX + LAST_MAX:
         links = links[:FIRST_MAX] + links[-LAST_MAX:]
     hashes, tokens = tuple(link[0] for link in links), tuple(link[1] // BYTES_PER_TOKEN for link in links)
-    return Chain(key, hashes, tokens, is_first)
+    return Chain(key, hashes, tokens, last_turn)

@@ -24,7 +24,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from gateway.core.affinity import TRUST, TRUST_FIRST, SentPrefixes, expected_work
+from gateway.core.affinity import SentPrefixes, expected_work
 from gateway.core.credit import BATCHED_TOKENS_GUESS, STEP_S_GUESS
 from gateway.core.policies import POLICIES, Ask, Expected, Memory
 from gateway.core.routing import PoolViews, WorkerView, can_serve, has_prefill_room, roomy
@@ -162,9 +162,8 @@ class Router:
                 self._memory.sent.resize(len(pool))
             sent = self._memory.sent.held(ask.chain, now_s)
             ask.expected = {name: (tokens, SENT) for name, tokens in sent.items()}
-            trusts = TRUST_FIRST if ask.chain.is_first else TRUST
-            for home, trust in zip(self._homes(ask, pool), trusts, strict=False):
-                trusted = int(trust * ask.chain.length)
+            trusted_tokens = ask.chain.trusted(max(sent.values(), default=0))
+            for home, trusted in zip(self._homes(ask, pool), trusted_tokens, strict=False):
                 if trusted > sent.get(home, -1):
                     ask.expected[home] = trusted, HOME
         return ask.expected

@@ -34,7 +34,7 @@ class BlockCache:
             self._blocks.popitem(last=False)
 
 
-def chain_of(blocks: Sequence[int]) -> Chain:
+def chain_of(blocks: Sequence[int], last_turn: int | None = None) -> Chain:
     """Give the beginnings of a prompt of *blocks*; its first ones tell whose conversation it is."""
     key = extend(0, repr(tuple(blocks[:CONVERSATION_BLOCKS])).encode())
-    return Chain(key, tuple(blocks), tuple(BLOCK_TOKENS * count for count in range(1, len(blocks) + 1)))
+    return Chain(key, tuple(blocks), tuple(BLOCK_TOKENS * count for count in range(1, len(blocks) + 1)), last_turn)

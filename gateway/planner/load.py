@@ -29,7 +29,8 @@ class Request:
     One request. *prompt_tokens* are those that no prefix cache has.
 
     With *blocks*, ids of the prompt's blocks (planner/caches.py), they are all, and what a worker's cache has of them
-    is found out when it gets the request.
+    is found out when it gets the request. *last_turn* is how many of them the prompt one turn ago had, as a chat tells
+    gateways: 0 for a first turn, None where nothing tells it, as in traces.
 
     *patience_s* is how long its client waits for the first token before it hangs up, *wait_s_max* how long the gateway
     lets it wait for a slot.
@@ -44,6 +45,7 @@ class Request:
     patience_s: float = math.inf
     wait_s_max: float = math.inf
     blocks: tuple[int, ...] = ()
+    last_turn: int | None = None
 
     @property
     def work(self) -> int:

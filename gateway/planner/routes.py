@@ -158,7 +158,7 @@ class Routes:
     def enter(self, ticket: str, request: Request, now_s: float) -> View:
         """Let a request that has its slot wait at one of the gateways, which is given."""
         view = self._dice.choice(self._views)
-        chain = chain_of(request.blocks)
+        chain = chain_of(request.blocks, request.last_turn)
         view.line[ticket] = Ask(
             model=_POOL, work=request.work, prompt_tokens=request.prompt_tokens, chain=chain, since_s=now_s
         )

@@ -6,7 +6,8 @@ Routing: what a decision costs, and what it makes of eight workers whose caches 
 *Eight workers*: 64 people talk through one gateway to simulated engines that take half a second for 1,000 prompt tokens
 and have a KV cache of 40,960 each; their conversations have some 150,000 together. They come as a Poisson stream. The
 rate under `round_robin` is fixed; those under `sluice` are multiples of it, and what counts is the largest whose p99 of
-the time to the first token is no longer than round robin's.
+the time to the first token is no longer than round robin's. Then once more at the first of these, each turn through any
+of four gateways, which share a Redis.
 
 `python -m tests.bench.routing` runs it alone, `python -m tests.bench.routing_real` talks to three vLLM workers.
 """
@@ -29,11 +30,12 @@ from gateway.core.routing import PoolViews, WorkerView
 from gateway.core.sse import last_usage
 from gateway.serve.wire import ConnectionPool
 from tests.bench.load import TIMEOUT_S, request_bytes
-from tests.servers.installation import Installation
+from tests.servers.installation import GatewayServer, Installation
+from tests.servers.redis_server import RedisServer
 
 RUNS = 1
 DECISIONS = 3000
-WORKERS = 8
+WORKERS, GATEWAYS = 8, 4
 RATE_RPS = 6.0  # of round robin: two thirds of what eight workers could do with the few hits that it has
 FACTORS = (2.0, 2.5, 3.0)
 WARM_S, MEASURED_S = 20.0, 40.0
@@ -114,29 +116,45 @@ class Talk:
 
 
 async def _eight_workers(folder: Path) -> dict[str, float]:
-    installation = Installation(folder / "home", SLUICE_UPSTREAM__ROUTING="round_robin")
+    (folder / "redis").mkdir(parents=True)
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    installation = Installation(folder / "home", redis_url=redis.url, SLUICE_UPSTREAM__ROUTING="round_robin")
     try:
-        gateway = installation.add_gateway()
+        for _ in range(GATEWAYS):
+            installation.add_gateway()
         key = installation.declare()
         for _ in range(WORKERS):
             installation.add_worker("sim", *ENGINE)
         for worker in installation.workers:
             worker.wait_ready(120)
-        robin = await talk(gateway.url, key, RATE_RPS, seed="robin")
-        gateway.kill()
-        gateway.environ["SLUICE_UPSTREAM__ROUTING"] = "sluice"
-        gateway.start()
-        gateway.wait_until("hearing its workers", lambda: len(gateway.ready_workers()) == WORKERS, 60)
-        figures = _figures("round_robin", RATE_RPS, robin) | {"times_as_many_at_equal_p99": 0.0}
-        for factor in FACTORS:
-            ours = await talk(gateway.url, key, factor * RATE_RPS, seed=f"sluice {factor}")
-            figures |= _figures(f"sluice_{factor:g}x", factor * RATE_RPS, ours)
-            if ours.p99_s > robin.p99_s:
-                break
-            figures["times_as_many_at_equal_p99"] = factor
+        return await _compare(installation.gateways, key)
     finally:
         installation.close()
-    return figures
+        redis.kill()
+
+
+async def _compare(gateways: list[GatewayServer], key: str) -> dict[str, float]:
+    one, *_ = any_of_them = [gateway.url for gateway in gateways]
+    robin = await talk([one], key, RATE_RPS, seed="robin")
+    for gateway in gateways:
+        _route(gateway, "sluice")
+    figures = _figures("round_robin", RATE_RPS, robin) | {"times_as_many_at_equal_p99": 0.0}
+    for factor in FACTORS:
+        ours = await talk([one], key, factor * RATE_RPS, seed=f"sluice {factor}")
+        figures |= _figures(f"sluice_{factor:g}x", factor * RATE_RPS, ours)
+        if ours.p99_s > robin.p99_s:
+            break
+        figures["times_as_many_at_equal_p99"] = factor
+    rate_rps = FACTORS[0] * RATE_RPS
+    return figures | _figures("sluice_any_gateway", rate_rps, await talk(any_of_them, key, rate_rps, seed="any"))
+
+
+def _route(gateway: GatewayServer, policy: str) -> None:
+    gateway.kill()
+    gateway.environ["SLUICE_UPSTREAM__ROUTING"] = policy
+    gateway.start()
+    gateway.wait_until("hearing its workers", lambda: len(gateway.ready_workers()) == WORKERS, 60)
 
 
 def _figures(name: str, rate_rps: float, talk: Talk) -> dict[str, float]:
@@ -148,9 +166,11 @@ def _figures(name: str, rate_rps: float, talk: Talk) -> dict[str, float]:
     }
 
 
-async def talk(url: str, key: str, rate_rps: float, seed: str) -> Talk:
+async def talk(urls: list[str], key: str, rate_rps: float, seed: str) -> Talk:
     """
-    Let people talk at *rate_rps* for WARM_S and then MEASURED_S; whoever has had TURNS turns begins anew.
+    Let people talk at *rate_rps* for WARM_S and then MEASURED_S, each turn at any of *urls*.
+
+    Whoever has had TURNS turns begins anew.
 
     At first nobody's prompt is cached, which is more work than eight workers do at that rate: until it is measured,
     people wait for somebody to be free to ask.
@@ -165,7 +185,8 @@ async def talk(url: str, key: str, rate_rps: float, seed: str) -> Talk:
             await asyncio.sleep(0.01)
             continue
         assert idle, "nobody is left to ask: the workers cannot keep up with this rate at all"
-        asking.append(asyncio.create_task(dice.choice(idle).ask(url, key, done if at_s > WARM_S else Talk())))
+        ask = dice.choice(idle).ask(dice.choice(urls), key, done if at_s > WARM_S else Talk())
+        asking.append(asyncio.create_task(ask))
         await asyncio.sleep(dice.expovariate(rate_rps))
     await asyncio.gather(*asking)
     return done

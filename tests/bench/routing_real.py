@@ -1,9 +1,9 @@
 """
 Three vLLM workers and talk that grows: how much of the prompts they find in their caches, and what that is worth.
 
-The tiny Qwen3 on the CPU backend, whose KV block is 128 tokens; each turn of a conversation adds some two blocks, and
-the turns of many are mixed. The same talk, each time of other people, meets one worker alone, which has all the cache
-there can be, and three workers under `sluice` and under `round_robin`.
+The tiny Qwen3 on the CPU backend, whose KV block is 128 tokens. All conversations begin with one short system prompt,
+each turn adds some two blocks, and the turns of many are mixed. The same talk, each time of other people, meets one
+worker alone, which has all the cache there can be, and three workers under `sluice` and under `round_robin`.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from workers.hub.tiny import make_tiny
 
 WORKERS = 3
 CONVERSATIONS, TURNS, AT_ONCE = 60, 4, 6
+SYSTEM = "You know rivers, their gates and their locks. Answer briefly, and say so when you do not know."
 START_S_MAX = 400
 
 
@@ -83,7 +84,8 @@ async def _all_talk(url: str, key: str, seed: str) -> Talk:
 
 
 def _first(name: str, dice: random.Random) -> list[dict]:
-    return [{"role": "user", "content": f"{name} {dice.random()} {_words(dice, 130)}"}]
+    system = {"role": "system", "content": SYSTEM}
+    return [system, {"role": "user", "content": f"{name} {dice.random()} {_words(dice, 130)}"}]
 
 
 async def _turn(url: str, key: str, messages: list[dict], talk: Talk, dice: random.Random) -> None:

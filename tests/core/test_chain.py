@@ -89,6 +89,25 @@ def test_the_key_is_that_of_all_up_to_the_first_user_message():
     assert one.key != chat([user("hello")]).key
 
 
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+@given(talks)
+def test_the_last_turn_is_what_came_before_the_last_answer(talk):
+    asked = [*talk, user("how deep?")]
+    chain = chat([*asked, assistant("fathoms"), user("how many?")])
+    assert chain.last_turn == chat(asked).length
+    assert of_session(chain, "acme", b"42").last_turn == chain.last_turn
+
+
+def test_a_first_turn_has_none_before_it_unless_its_caller_named_what_it_goes_on_with():
+    assert chat([user("hello")]).last_turn == 0
+    assert chat([user("hello")], prompt_cache_key="desk").last_turn is None
+    assert of_session(chat([user("hello")]), "acme", b"42").last_turn is None
+    assert prompt_chain("acme", {"model": "tiny", "prompt": "hello there"}).last_turn is None
+
+
 def test_callers_may_name_a_key_or_a_session():
     one, other = (chat([user(text)], prompt_cache_key="desk") for text in ("a first", "a second"))
     assert one.key == other.key != chat([user("a first")]).key

@@ -131,6 +131,37 @@ def test_a_second_turn_that_another_gateway_had_first_goes_home():
     assert other.worker.id == began
 
 
+def test_who_had_the_last_turn_beats_a_home_as_long_as_that_can_have_no_more():
+    router, pool = Router(dice=random.Random(1)), pool_of(8)
+    talked = ["river " * 500]
+    home, *_, last_home = pool.ring.homes(ask(talk(*talked)).chain.key)
+    router.note(ask(talk(*talked)), last_home, 0.0)
+    pool.put(view(last_home, prefill_tokens=ask(talk(*talked)).chain.length))
+    talked += ["lock " * 10, "gate " * 500]
+    assert router.choose(ask(talk(*talked)), pool, 0.0).worker.id == last_home, "half the prompt is known to be there"
+    talked += ["lock " * 10, "weir " * 500, "lock " * 10, "boat " * 500]
+    assert router.choose(ask(talk(*talked)), pool, 0.0).worker.id == home, "another gateway had a turn between"
+
+
+def test_a_conversation_stays_where_it_is_whatever_gateways_its_turns_come_through():
+    dice = random.Random(1)
+    routers = [Router(dice=random.Random(number)) for number in range(8)]
+    held, found, asked = {}, 0, 0
+    for person in range(60):
+        talked = [f"{person} " + "river " * 500]
+        for turn in range(8):
+            wanted, router = ask(talk(*talked)), dice.choice(routers)
+            busy = [view(f"w{number}", prefill_tokens=dice.choice([0, 0, 1000])) for number in range(8)]
+            worker = router.choose(wanted, PoolViews(busy), 0.0).worker.id
+            router.note(wanted, worker, 0.0)
+            if turn:
+                found += max((length for at, length in held[person] if at == worker), default=0)
+                asked += wanted.chain.last_turn
+            held.setdefault(person, []).append((worker, wanted.chain.length))
+            talked += ["lock " * 100, f"{turn} " + "gate " * 100]
+    assert found / asked > 0.9
+
+
 def test_a_worker_that_has_the_prompt_is_left_when_too_much_waits_there():
     router = Router(dice=random.Random(1))
     wanted = ask(talk("river " * 500))
