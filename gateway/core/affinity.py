@@ -8,9 +8,9 @@ more the earlier its choice. That trust is fixed, and not learnt from what engin
 the more requests are scattered, and the less homes hold (tried on Mooncake's conversation trace: learnt trust falls to
 0.2, and the mean TTFT is 12 % longer). A chat tells where its last turn ended. Who did not send that itself trusts the
 home with nearly all of it: with half, several gateways draw a conversation to and fro, each of them to a worker that
-lacks what the others sent elsewhere. Who sent it knows where it is, and trusts homes with next to nothing.
+lacks what the others sent elsewhere. Who sent it knows where it is, and expects homes to hold nothing else.
 
-The homes are found on a ring of one point a worker by several probes (Appleton and O'Reilly, "Multi-probe consistent
+The homes are found on a ring of a few points a worker by several probes (Appleton and O'Reilly, "Multi-probe consistent
 hashing", 2015), in O(log workers). No clock and no I/O: times are seconds of any clock that only goes forward.
 """
 
@@ -21,16 +21,19 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
 
-PROBES = 8  # for each home: of 100 workers the busiest is first choice for 1.2 times the mean; with one probe, 8 times
+# Of 8 workers the busiest is first choice for 1.1 times the mean and the idlest for 0.8 times. With one point each some
+# have next to nothing, and with one probe the busiest of 100 has 8 times the mean.
+POINTS, PROBES = 16, 4  # of each worker on the ring, and for each home
 HOLDERS_MAX = 4  # workers remembered for one beginning: more would all be as good
 TTL_S = 900.0  # an engine's cache has moved on by then
 ENTRIES_PER_WORKER = 60  # beginnings remembered, some 500 bytes each: 3 MB for 100 workers
 ENTRIES_MIN = 2000
 # What a conversation's homes are trusted to hold, first choice first:
 TRUST_TURN = (0.95, 0.3, 0.2)  # of the prompt one turn ago, which another gateway had
-TRUST_FIRST = (0.3, 0.04, 0.02)  # of a first turn: they hold nothing, but other gateways will look for it there
-TRUST_KNOWN = (0.1, 0.04, 0.02)  # where this gateway had the last turn itself: what it knows is better
 TRUST = (0.5, 0.2, 0.1)  # of a prompt that may be anything: a document, a trace, somebody's own key
+# What it is worth to go home where homes can hold nothing: parts of the prompt, as if those were there.
+PULL_FIRST = (0.2, 0.04, 0.02)  # a first turn: other gateways will look for it at home
+PULL_KNOWN = (0.02, 0.01, 0.0)  # this gateway had the last turn: what it knows is better
 _MASK = (1 << 64) - 1
 _PLACES = Struct(f"<{PROBES}Q")
 
@@ -49,14 +52,18 @@ class Chain:
     tokens: tuple[int, ...]
     last_turn: int | None = None
 
-    def trusted(self, known_tokens: int) -> tuple[int, ...]:
-        """Give the tokens each home is trusted with, by a gateway that sent somebody the first *known_tokens* of it."""
-        shares, of = TRUST, self.length
-        if self.last_turn == 0:
-            shares = TRUST_FIRST
-        elif self.last_turn is not None:
-            shares, of = (TRUST_KNOWN, of) if known_tokens >= self.last_turn else (TRUST_TURN, self.last_turn)
-        return tuple(int(share * of) for share in shares)
+    def at_homes(self, known_tokens: int) -> Iterator[tuple[int, int]]:
+        """
+        Give the tokens that each home is expected to hold, and those that it is worth as if it held them.
+
+        *known_tokens* is how much of the prompt this gateway has sent somebody.
+        """
+        if self.last_turn is None:
+            return ((int(share * self.length),) * 2 for share in TRUST)
+        if known_tokens < self.last_turn:
+            return ((int(share * self.last_turn),) * 2 for share in TRUST_TURN)
+        pulls = PULL_KNOWN if self.last_turn else PULL_FIRST
+        return ((0, int(share * self.length)) for share in pulls)
 
     @property
     def length(self) -> int:
@@ -67,24 +74,28 @@ class Chain:
 class Ring:
     """Workers around a circle; a key's homes are the first workers behind the places that it hashes to."""
 
-    __slots__ = ("_points", "_workers")
+    __slots__ = ("_names", "_points", "_workers")
 
     def __init__(self) -> None:
         self._points: list[int] = []
         self._workers: dict[int, str] = {}
+        self._names: set[str] = set()
 
     def put(self, worker: str) -> None:
         """Take a worker in; one that is there already is fine."""
-        point = _point(worker)
-        if point not in self._workers:
-            insort(self._points, point)
-            self._workers[point] = worker
+        if worker not in self._names:
+            self._names.add(worker)
+            for point in _points(worker):
+                insort(self._points, point)
+                self._workers[point] = worker
 
     def drop(self, worker: str) -> None:
         """Take a worker out; unknown ones are fine. Keys of other homes keep theirs."""
-        point = _point(worker)
-        if self._workers.pop(point, None):
-            del self._points[bisect_left(self._points, point)]
+        if worker in self._names:
+            self._names.discard(worker)
+            for point in _points(worker):
+                del self._points[bisect_left(self._points, point)]
+                self._workers.pop(point, None)
 
     def homes(self, key: int, count: int = len(TRUST)) -> list[str]:
         """Give up to *count* workers for *key*, the first its first choice; two choices may fall on one worker."""
@@ -108,7 +119,7 @@ class Ring:
         return self._workers[found]
 
     def __len__(self) -> int:
-        return len(self._points)
+        return len(self._names)
 
 
 class SentPrefixes:
@@ -178,5 +189,6 @@ def mix(key: int, number: int) -> int:
     return mixed ^ (mixed >> 31)
 
 
-def _point(worker: str) -> int:
-    return extend(0, worker.encode())
+def _points(worker: str) -> list[int]:
+    """Give the points of a worker; two that fall together are as good as impossible: 64 bits."""
+    return [extend(number, worker.encode()) for number in range(POINTS)]

@@ -17,14 +17,22 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from gateway.core.affinity import Chain, SentPrefixes
 from gateway.core.routing import PoolViews, WorkerView, can_serve, choose, has_prefill_room, roomy
 
 BOUND = 1.25  # of chwbl; the value that its authors and vLLM production-stack use
 CHOICES_MAX = 16  # of chwbl: with loads bounded so, more than three are hardly ever asked
-Expected = tuple[int, str]  # tokens of a prompt that a worker is expected to have, and why
 MATCH_MIN, BALANCE_ABS, BALANCE_REL = 0.3, 64, 1.5  # defaults of SGLang's router
+
+
+class Expected(NamedTuple):
+    """The tokens of a prompt that a worker is expected to hold, and those that it is worth as if it held them."""
+
+    held: int
+    worth: int
+    source: str
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -161,11 +161,11 @@ class Router:
             if self._grows:
                 self._memory.sent.resize(len(pool))
             sent = self._memory.sent.held(ask.chain, now_s)
-            ask.expected = {name: (tokens, SENT) for name, tokens in sent.items()}
-            trusted_tokens = ask.chain.trusted(max(sent.values(), default=0))
-            for home, trusted in zip(self._homes(ask, pool), trusted_tokens, strict=False):
-                if trusted > sent.get(home, -1):
-                    ask.expected[home] = trusted, HOME
+            ask.expected = {name: Expected(tokens, tokens, SENT) for name, tokens in sent.items()}
+            at_homes = ask.chain.at_homes(max(sent.values(), default=0))
+            for home, (held, worth) in zip(self._homes(ask, pool), at_homes, strict=False):
+                if worth > sent.get(home, -1):
+                    ask.expected[home] = Expected(max(held, sent.get(home, 0)), worth, HOME)
         return ask.expected
 
     def _homes(self, ask: Ask, pool: PoolViews) -> list[str]:
@@ -189,17 +189,18 @@ class Router:
     def _score(
         self, view: WorkerView, held: Mapping[str, Expected], prompt_tokens: int, leaning: Leaning, is_drawn: bool
     ) -> Candidate:
-        held_tokens, source = held.get(view.id, _UNKNOWN)
-        left, leaned = max(1, prompt_tokens - held_tokens), leaning.tokens[view.id]
+        expected = held.get(view.id, _UNKNOWN)
+        left, leaned = max(1, prompt_tokens - expected.held), leaning.tokens[view.id]
         seats = view.free_seqs - leaning.requests[view.id]
         has_seat = seats > 0 or (is_drawn and seats == 0 and not leaning.requests[view.id])
-        tokens = expected_work(view.prefill_tokens + leaned, left) + SEQ_TOKENS * view.requests
+        tokens = expected_work(view.prefill_tokens + leaned, max(1, prompt_tokens - expected.worth))
+        tokens += SEQ_TOKENS * view.requests
         tokens += KV_CACHE_TOKENS * max(0.0, view.kv_cache_usage - KV_CACHE_HIGH)
         expected_s = tokens / self._speed(view) + (0.0 if has_seat else SEAT_S * (1 - seats))
         return Candidate(
             view.id,
-            source,
-            held_tokens,
+            expected.source,
+            expected.held,
             view.prefill_tokens + leaned,
             view.requests,
             expected_s * self._weight(view.id),
@@ -233,7 +234,7 @@ class Router:
 
 
 _NOBODY = Leaning()
-_UNKNOWN: Expected = (0, "drawn")
+_UNKNOWN = Expected(0, 0, "drawn")
 
 
 def _has(pool: PoolViews, worker: str, model: str) -> bool:

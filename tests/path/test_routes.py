@@ -59,7 +59,7 @@ async def test_the_next_turn_finds_the_last_ones_prompt_and_says_so(start_path):
 
 async def test_a_stream_says_in_its_headers_what_its_worker_is_expected_to_have(start_path):
     async with start_path(count=4, engine=ENGINE, **OPEN) as path, client_of(path) as client:
-        assert (await chat(client, FIRST, stream=True)).headers["x-sluice-cached-tokens"] in {"0", "90", "91"}
+        assert (await chat(client, FIRST, stream=True)).headers["x-sluice-cached-tokens"] == "0"
         told = int((await chat(client, *TURNS, stream=True)).headers["x-sluice-cached-tokens"])
         assert told == pytest.approx(len(FIRST) / 4, rel=0.05)
 
