@@ -77,17 +77,26 @@ async def test_with_several_choices_nothing_is_left_to_explain(books):
 
 
 async def test_requests_under_way_while_counters_are_read_are_explained_in_both_windows(books):
-    """Eight streams, read in their middle: what is left unexplained is a small part of what they had got."""
+    """
+    Eight streams, read in their middle. What is left unexplained is how unevenly their tokens came, and little else.
+
+    On a machine that stands still for a moment tokens come unevenly; how much is taken from the test's own clock.
+    """
     asking = [books.start(STREAM) for _ in range(8)]
-    await until(lambda: books.engine.engine.batch.counters.generation_tokens > 1000)
+    counters = books.engine.engine.batch.counters
+    await until(lambda: counters.generation_tokens > 0)
+    began_ms = now_ms()
+    await until(lambda: counters.generation_tokens > 1000)
     middle_ms = await books.read() + 1
     assert all(ending.is_finished for ending in await asyncio.gather(*asking))
+    ended_ms = now_ms()
     first, second = await books.lines(0, middle_ms, await books.read() + 1)
     assert first.requests == 0
     assert first.residue_completion_tokens > 1000
     assert first.unexplained_prompt_tokens == second.unexplained_prompt_tokens == 0
-    for line in (first, second):
-        assert abs(line.unexplained_completion_tokens) < 0.25 * first.residue_completion_tokens
+    evenly = counters.generation_tokens * (middle_ms - began_ms) / (ended_ms - began_ms)
+    unevenly = first.residue_completion_tokens - evenly
+    assert abs(first.unexplained_completion_tokens - unevenly) < 0.1 * first.residue_completion_tokens
     assert first.unexplained_completion_tokens + second.unexplained_completion_tokens == 0
 
 
