@@ -1,7 +1,6 @@
 """Probes are answered while a thousand streams are open, and a revoked key is out within a second."""
 
 import asyncio
-import time
 
 import httpx
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from gateway.serve.wire import ConnectionPool
 from tests.chaos.conftest import start_workers
 from tests.servers.clients import ask
+from tests.waiting import let_run_s
 
 STREAMS = 1000
 
@@ -36,9 +36,9 @@ async def test_probes_answer_while_a_thousand_streams_are_open(installation):
             assert not any(stream.done() for stream in streams), "the streams ended before all of them were open"
         for _ in range(20):
             for path in ("/livez", "/readyz"):
-                began = time.monotonic()
+                began_s = let_run_s()
                 assert (await probe.get(path)).status_code == 200
-                assert time.monotonic() - began < 1, "a kubelet's default probe would have timed out"
+                assert let_run_s() - began_s < 1, "a kubelet's default probe would have timed out"
     endings = await asyncio.gather(*streams)
     assert all(ending.is_finished for ending in endings)
 
@@ -53,9 +53,9 @@ async def test_a_revoked_key_is_refused_by_every_gateway_within_a_second(install
             "aware", lambda g=gateway: httpx.get(f"{g.url}/v1/models", headers=headers).status_code == 200, 5
         )
     installation.sluice("keys", "revoke", key["id"])
-    revoked = time.monotonic()
+    revoked_s = let_run_s()
     for gateway in gateways:
         gateway.wait_until(
             "strict", lambda g=gateway: httpx.get(f"{g.url}/v1/models", headers=headers).status_code == 401, 1
         )
-    assert time.monotonic() - revoked <= 1
+    assert let_run_s() - revoked_s <= 1

@@ -11,6 +11,7 @@ from gateway.stores.degraded import FallbackQueue
 from gateway.stores.memory import MemoryQueue
 from gateway.stores.redis import RedisQueue
 from gateway.stores.redis_client import connect
+from tests.waiting import let_run_s
 
 POOL = "qwen"
 _owners = count()
@@ -109,6 +110,7 @@ async def handed_on(log: asyncio.Queue[str], visitors: list[Visitor]) -> list[st
 
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
     """Return once *condition* holds; for what another process or Redis's clock decides, and so has no signal."""
-    async with asyncio.timeout(within_s):
-        while not await condition():
-            await asyncio.sleep(0.01)
+    deadline = let_run_s() + within_s
+    while not await condition():
+        assert let_run_s() < deadline, f"did not happen within {within_s} s"
+        await asyncio.sleep(0.01)

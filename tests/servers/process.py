@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.waiting import let_run_s
+
 SLUICE = str(Path(sys.executable).with_name("sluice"))
 
 
@@ -81,10 +83,10 @@ class Process:
 
     def wait_until(self, what: str, is_so, within_s: float) -> None:
         """Wait until *is_so()*; fails with the end of the log when the process dies or time runs out."""
-        deadline = time.monotonic() + within_s
+        deadline = let_run_s() + within_s
         while not is_so():
             assert self.is_running, f"{self.name} ended before it was {what}:\n{self.tail()}"
-            assert time.monotonic() < deadline, f"{self.name} was not {what} within {within_s} s:\n{self.tail()}"
+            assert let_run_s() < deadline, f"{self.name} was not {what} within {within_s} s:\n{self.tail()}"
             time.sleep(0.02)
 
 

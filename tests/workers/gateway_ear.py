@@ -6,6 +6,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.waiting import let_run_s
+
 TOKEN = "worker-token"
 
 
@@ -68,7 +70,8 @@ class GatewayEar:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self._is_welcome():
-                    ear._hear(ear.beats, {**json.loads(body), "path": self.path, "at_s": time.monotonic()})
+                    times = {"at_s": time.monotonic(), "let_run_s": let_run_s()}
+                    ear._hear(ear.beats, {**json.loads(body), "path": self.path, **times})
                     self._answer(200, json.dumps({"lease_s": 4.0, **ear.says}).encode())
 
             def do_DELETE(self):
