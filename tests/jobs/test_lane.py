@@ -195,7 +195,7 @@ async def test_a_job_whose_workers_fail_is_tried_again_and_billed_for_the_run_th
 
 
 async def test_a_job_whose_workers_always_fail_ends_as_failed_and_costs_nothing(start_lane):
-    async with start_lane(count=1, jobs={"attempts_max": 2, "lease_s": 1}) as (path, client):
+    async with start_lane(count=1, jobs={"attempts_max": 2}) as (path, client):
         await path.engines[0].fault(crash_next=-1, crash_after_tokens=7)
         ticket = await client.ticket(BODY | {"stream": True})
         await client.until(ticket, "failed")
