@@ -24,6 +24,7 @@ from struct import Struct
 # Of 8 workers the busiest is first choice for 1.1 times the mean and the idlest for 0.8 times. With one point each some
 # have next to nothing, and with one probe the busiest of 100 has 8 times the mean.
 POINTS, PROBES = 16, 4  # of each worker on the ring, and for each home
+FEW_SHARE = 0.01  # of all points: so many are put in one by one in the time in which all are sorted anew
 HOLDERS_MAX = 4  # workers remembered for one beginning: more would all be as good
 TTL_S = 900.0  # an engine's cache has moved on by then
 ENTRIES_PER_WORKER = 60  # beginnings remembered, some 500 bytes each: 3 MB for 100 workers
@@ -74,28 +75,30 @@ class Chain:
 class Ring:
     """Workers around a circle; a key's homes are the first workers behind the places that it hashes to."""
 
-    __slots__ = ("_names", "_points", "_workers")
+    __slots__ = ("_names", "_points", "_unsettled", "_workers")
 
     def __init__(self) -> None:
         self._points: list[int] = []
         self._workers: dict[int, str] = {}
         self._names: set[str] = set()
+        self._unsettled: set[int] = set()  # points that are to come into the list, or to leave it
 
     def put(self, worker: str) -> None:
         """Take a worker in; one that is there already is fine."""
         if worker not in self._names:
             self._names.add(worker)
-            for point in _points(worker):
-                insort(self._points, point)
-                self._workers[point] = worker
+            points = _points(worker)
+            self._workers.update(dict.fromkeys(points, worker))
+            self._unsettled.symmetric_difference_update(points)
 
     def drop(self, worker: str) -> None:
         """Take a worker out; unknown ones are fine. Keys of other homes keep theirs."""
         if worker in self._names:
             self._names.discard(worker)
-            for point in _points(worker):
-                del self._points[bisect_left(self._points, point)]
+            points = _points(worker)
+            for point in points:
                 self._workers.pop(point, None)
+            self._unsettled.symmetric_difference_update(points)
 
     def homes(self, key: int, count: int = len(TRUST)) -> list[str]:
         """Give up to *count* workers for *key*, the first its first choice; two choices may fall on one worker."""
@@ -103,6 +106,8 @@ class Ring:
 
     def choices(self, key: int, count: int) -> Iterator[str]:
         """Give *count* choices for *key* one by one, found as they are asked for; some fall on the same worker."""
+        if self._unsettled:
+            self._settle()
         seed = key.to_bytes(8, "little")
         for choice in range(count if self._points else 0):
             yield self._nearest(_PLACES.unpack(blake2b(b"%d" % choice, digest_size=8 * PROBES, key=seed).digest()))
@@ -117,6 +122,22 @@ class Ring:
             if distance < nearest:
                 nearest, found = distance, point
         return self._workers[found]
+
+    def _settle(self) -> None:
+        """Bring the list up to date with who is here: a few points one by one, many in one go."""
+        if len(self._unsettled) > FEW_SHARE * len(self._points):
+            came = [point for point in self._unsettled if point in self._workers]
+            if len(came) < len(self._unsettled):
+                self._points = [point for point in self._points if point in self._workers]
+            self._points += came
+            self._points.sort()
+        else:
+            for point in self._unsettled:
+                if point in self._workers:
+                    insort(self._points, point)
+                else:
+                    del self._points[bisect_left(self._points, point)]
+        self._unsettled.clear()
 
     def __len__(self) -> int:
         return len(self._names)

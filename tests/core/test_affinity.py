@@ -60,6 +60,23 @@ def test_a_worker_that_goes_moves_only_the_keys_that_it_was_home_to():
     assert all(ring.homes(key) == homes for key, homes in before.items())
 
 
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 200), st.booleans()), max_size=300), st.integers(0, 300))
+def test_who_came_and_went_leaves_no_trace(moves, others):
+    """Asked in between or not, a few at a time or many, beside few others or many."""
+    ring, here = ring_of(others), {f"worker-{number}" for number in range(others)}
+    for comes, number, is_asked in moves:
+        worker = f"worker-{number}"
+        (ring.put if comes else ring.drop)(worker)
+        (here.add if comes else here.discard)(worker)
+        if is_asked:
+            ring.homes(KEYS[number])
+    fresh = Ring()
+    for worker in sorted(here):
+        fresh.put(worker)
+    assert len(ring) == len(fresh)
+    assert [ring.homes(key) for key in KEYS[:50]] == [fresh.homes(key) for key in KEYS[:50]]
+
+
 def test_an_empty_ring_has_no_homes_and_one_worker_is_everybodys():
     assert Ring().homes(1) == []
     assert ring_of(1).homes(1) == ["worker-0"]
