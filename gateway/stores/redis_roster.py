@@ -24,7 +24,7 @@ from gateway.stores.memory_roster import MemoryRoster
 from gateway.stores.redis_client import RedisClient, Script, redis_answering
 from gateway.stores.worker_orders import read_ordered
 
-READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 5 ms
+READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 10 ms
 STRUCK_OFF = ""
 HURRY = 4  # news that others may be waiting for is told so many times as often
 

@@ -70,7 +70,7 @@ async def while_cut(path, question, *cuts, **fault):
     ids=["chat", "silent", "error event", "completion"],
 )
 async def test_a_stream_goes_on_with_another_worker_as_if_nothing_had_happened(start_path, connections, how, body):
-    async with start_path(upstream={"idle_timeout_s": 0.5}) as path:
+    async with start_path(upstream={"idle_timeout_s": 2.0}) as path:
         whole = await ask(connections, path.url, path.key, body)
         ending = await ask_and_cut(path, connections, body, 7, crash_how=how)
         event = await only_event(path, but=[whole.request_id])
