@@ -14,6 +14,7 @@ from gateway.stores.redis_client import connect
 from tests.waiting import let_run_s
 
 POOL = "qwen"
+STALLS_S = 10.0  # that a machine may stand still in all, while a condition that hangs is waited for
 _owners = count()
 
 
@@ -111,6 +112,7 @@ async def handed_on(log: asyncio.Queue[str], visitors: list[Visitor]) -> list[st
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
     """Return once *condition* holds; for what another process or Redis's clock decides, and so has no signal."""
     deadline = let_run_s() + within_s
-    while not await condition():
-        assert let_run_s() < deadline, f"did not happen within {within_s} s"
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(within_s + STALLS_S):
+        while not await condition():
+            assert let_run_s() < deadline, f"did not happen within {within_s} s"
+            await asyncio.sleep(0.01)

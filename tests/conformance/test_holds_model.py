@@ -177,5 +177,5 @@ def test_every_home_does_what_the_model_does(kind, request):
     if url:
         redis.Redis.from_url(url).flushall()
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-    options = settings(max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=checks)
+    options = settings(max_examples=30, stateful_step_count=25, suppress_health_check=checks)
     run_state_machine_as_test(lambda: Requests(url), settings=options)

@@ -194,9 +194,7 @@ class Users(RuleBasedStateMachine):
 
 
 def check(make_users, examples: int) -> None:
-    quiet = settings(
-        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    quiet = settings(max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(make_users, settings=quiet)
 
 

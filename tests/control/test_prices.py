@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.control.models import declare_model, retire_model
@@ -327,7 +327,6 @@ def act(seen, now_ms, what):
     return list(changed.after.by_id.values())
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2 * HOUR_MS), acts), max_size=25))
 def test_whatever_is_imported_or_withdrawn_the_past_stays_and_nothing_overlaps(story):
     """Up to now, and a minute on, a request is rated by the version it would have been rated by before."""
@@ -344,7 +343,6 @@ def test_whatever_is_imported_or_withdrawn_the_past_stays_and_nothing_overlaps(s
         seen = after
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(hours, st.sampled_from("12")), min_size=1, max_size=8, unique_by=lambda each: each[0]))
 def test_a_book_is_the_same_whether_its_versions_come_at_once_or_one_by_one_in_any_order(wanted):
     (plain,) = read(entry())

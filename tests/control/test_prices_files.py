@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.control.price_files import COLUMNS, FILE_BYTES_MAX, read_prices, write_prices
@@ -108,7 +108,7 @@ def facts(each, to_ms):
 
 
 @pytest.mark.parametrize("form", ["yaml", "csv", "json"])
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(books(), st.sampled_from(ZONES), st.sampled_from(ZONES))
 def test_what_is_written_is_read_back_as_it_was(form, versions, zone, other):
     """An end at which the next version starts goes without saying, so that one may be put between them."""
@@ -119,7 +119,7 @@ def test_what_is_written_is_read_back_as_it_was(form, versions, zone, other):
     assert sorted(facts(each, each.to_ms) for each in found) == sorted(said, key=lambda fact: fact[:2])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(books())
 def test_no_cell_starts_as_a_formula_does(versions):
     for row in csv.reader(io.StringIO(write_prices(versions, "csv", SHANGHAI), newline="")):

@@ -107,7 +107,7 @@ answers = st.text(st.sampled_from("ab c水闸😀é\n"), min_size=1, max_size=30
 frame_sizes = st.lists(st.integers(1, 4), min_size=120, max_size=120)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     answer=answers,
     is_chat=st.booleans(),

@@ -187,7 +187,7 @@ said_of_a_second = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(max_seqs=st.integers(1, 1024), seconds=st.lists(said_of_a_second, max_size=60), ttft_s=st.floats(0.001, 60))
 def test_credit_stays_between_its_floor_and_the_engines_limit(max_seqs, seconds, ttft_s):
     engine = Engine(max_seqs=max_seqs)
@@ -198,7 +198,7 @@ def test_credit_stays_between_its_floor_and_the_engines_limit(max_seqs, seconds,
         assert 2048 <= engine.credit.prefill_tokens <= 4096
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(max_seqs=st.integers(1, 1024), seconds=st.lists(said_of_a_second, max_size=30))
 def test_after_any_trouble_a_busy_engine_gets_all_of_its_credit_back(max_seqs, seconds):
     engine = Engine(max_seqs=max_seqs)

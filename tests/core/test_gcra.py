@@ -19,7 +19,7 @@ MOVES = st.lists(
 
 
 @given(MOVES, st.integers(1, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_in_any_minute_at_most_the_amount_passes(moves, amount):
     rate, now_s, passed, open_ = Rate(), 1_700_000_000.0, [], []
     for after_s, quantity, came, is_settled in moves:
@@ -39,7 +39,7 @@ def test_in_any_minute_at_most_the_amount_passes(moves, amount):
 
 
 @given(MOVES, st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_told_to_wait_passes_after_that_wait_and_not_before(moves, amount):
     rate, now_s = Rate(), 1_700_000_000.0
     for after_s, quantity, _, _ in moves:

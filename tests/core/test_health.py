@@ -361,5 +361,5 @@ class PoolMachine(RuleBasedStateMachine):
             assert worker.state is TRUSTED
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestPool = PoolMachine.TestCase

@@ -3,7 +3,7 @@
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.money import (
@@ -23,7 +23,6 @@ femto = st.integers(min_value=-(10**30), max_value=10**30)
 halves = st.integers(min_value=-(10**20), max_value=10**20).map(lambda n: n * FEMTO_PER_NANO + FEMTO_PER_NANO // 2)
 
 
-@settings(deadline=None)
 @given(femto | halves)
 def test_rounding_is_what_decimal_calls_half_to_even(amount):
     with localcontext() as context:
@@ -33,27 +32,23 @@ def test_rounding_is_what_decimal_calls_half_to_even(amount):
     assert type(round_to_nano(amount)) is int
 
 
-@settings(deadline=None)
 @given(halves)
 def test_a_half_goes_to_the_even_neighbour_and_nobody_is_favoured(amount):
     assert round_to_nano(amount) % 2 == 0
     assert round_to_nano(-amount) == -round_to_nano(amount)
 
 
-@settings(deadline=None)
 @given(st.lists(femto, max_size=50))
 def test_rounding_lines_errs_by_at_most_half_a_nano_unit_per_line(lines):
     total = sum(map(round_to_nano, lines)) * FEMTO_PER_NANO
     assert 2 * abs(total - sum(lines)) <= FEMTO_PER_NANO * len(lines)
 
 
-@settings(deadline=None)
 @given(st.integers(min_value=-AMOUNT_NANO_MAX, max_value=AMOUNT_NANO_MAX))
 def test_what_is_written_is_read_back_to_the_nano(nano):
     assert parse_nano(format_nano(nano), "amount") == nano
 
 
-@settings(deadline=None)
 @given(st.integers(min_value=-(10**18), max_value=10**18), st.integers(min_value=0, max_value=12))
 def test_a_number_of_any_scale_is_read_back_as_it_was(number, decimals):
     text = format_scaled(number, decimals)

@@ -28,7 +28,7 @@ def at(text: str, zone: str) -> int:
     at_ms=st.integers(0, 2_500_000_000_000),
     later_ms=st.integers(0, 90 * 24 * HOUR_MS),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_periods_hold_their_instants_and_leave_no_gap(zone, period, at_ms, later_ms):
     days = Calendar(ZoneInfo(zone))
     span = days.span(period, at_ms)

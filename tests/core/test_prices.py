@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.prices import (
@@ -65,7 +65,6 @@ def search(versions, tenant, model, pool, at_ms):
 requests = st.tuples(st.sampled_from("abc"), st.sampled_from("mno"), st.sampled_from("abc"), st.integers(-1, 45))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(books(), st.lists(requests, min_size=1, max_size=20))
 def test_find_equals_a_search_through_all_versions(versions, asked):
     book = PriceBook.of(versions)
@@ -73,7 +72,6 @@ def test_find_equals_a_search_through_all_versions(versions, asked):
         assert book.find(tenant, model, pool, at_ms) == search(versions, tenant, model, pool, at_ms)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(books(), books(), requests)
 def test_a_changed_book_is_the_book_made_of_all_at_once_and_the_old_one_stays(old, new, asked):
     book = PriceBook.of(old)
@@ -85,14 +83,12 @@ def test_a_changed_book_is_the_book_made_of_all_at_once_and_the_old_one_stays(ol
     assert book.find(*asked) == before
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(books())
 def test_a_version_goes_through_a_row_and_comes_back_as_it_was(versions):
     for each in versions:
         assert price_from_row(**json.loads(json.dumps(price_to_row(each)))) == each
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10**12), st.sampled_from(Unit))
 def test_every_price_of_six_decimals_is_whole_in_femto_units_and_written_as_it_was_read(micros, unit):
     text = f"{micros // 10**6}.{micros % 10**6:06d}"

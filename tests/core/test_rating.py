@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.money import FEMTO_PER_NANO, round_to_nano
@@ -60,7 +60,6 @@ def as_written(price: PriceVersion, tier: Tier, unit: Unit, quantity: int, *, is
     return quantity * per_unit * (Fraction(price.batch_thousandths, FACTOR_ONE) if is_batch else 1)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(versions(), counted, st.booleans())
 def test_an_amount_is_exactly_quantity_times_price_times_factor_for_all_that_may_be_declared(price, what, is_batch):
     for index, tier in enumerate(price.tiers):
@@ -70,7 +69,6 @@ def test_an_amount_is_exactly_quantity_times_price_times_factor_for_all_that_may
             assert type(line.femto) is type(line.nano) is int
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(versions(), counted, counted, st.booleans())
 def test_rating_a_sum_of_quantities_is_the_sum_of_their_ratings(price, one, other, is_batch):
     both = {unit: one.get(unit, 0) + other.get(unit, 0) for unit in {*one, *other}}
@@ -81,7 +79,6 @@ def test_rating_a_sum_of_quantities_is_the_sum_of_their_ratings(price, one, othe
     assert femto(both) == femto(one) + femto(other)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(versions(), st.lists(events(), max_size=20), st.data())
 def test_a_period_costs_the_same_however_it_is_cut(price, listed, data):
     """What a report does: quantities are added up by tier and class, and rated then."""
@@ -101,7 +98,6 @@ def rated_as_sums(price, listed) -> int:
     )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(versions(), events())
 def test_a_request_costs_the_sum_of_its_lines_rounded_once(price, what):
     lines = rate(what, price)
@@ -110,7 +106,6 @@ def test_a_request_costs_the_sum_of_its_lines_rounded_once(price, what):
     assert rated(what, price).cost_nano == cost_nano(lines)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events())
 def test_quantities_count_each_token_once(what):
     counted_ = quantities(what)

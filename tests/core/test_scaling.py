@@ -209,7 +209,7 @@ class Pool:
         self.workers += [self.now_s + self.start_s] * (found.desired - len(self.workers))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(100, 200_000), st.floats(0, 120))
 def test_a_constant_load_converges_and_does_not_flap(arrival_rate, start_s):
     pool = Pool(start_s).run(arrival_rate, 600)
@@ -223,7 +223,7 @@ def test_a_constant_load_converges_and_does_not_flap(arrival_rate, start_s):
     assert drops <= 3, "from the drain of the line that the start made, in few steps"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(5000, 200_000))
 def test_a_step_is_drained_within_the_cold_start_and_a_minute(arrival_rate):
     pool = Pool(60.0).run(arrival_rate / 300, 300)

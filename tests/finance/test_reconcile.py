@@ -234,7 +234,7 @@ def test_the_lines_of_some_engines_are_those_among_all(journal):
     assert compare(work, 0, 10_000, [("w2", 1000)]) == compare(work, 0, 10_000)[1:]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_event_is_in_exactly_one_line(data, tmp_path_factory):
     """Covered or not: the lines of an interval that holds all readings share all events out among them."""

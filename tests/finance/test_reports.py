@@ -223,7 +223,7 @@ def shared_database(tmp_path_factory):
     database.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(made, max_size=25),
     st.sets(st.sampled_from(GROUPS)),

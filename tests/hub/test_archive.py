@@ -214,7 +214,7 @@ def test_a_manifest_survives_being_written(files):
     assert parse_manifest(manifest.to_json()) == manifest
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())
 def test_whatever_byte_is_wrong_nothing_wrong_is_published(there, offset, byte, is_cut):
     """Any one byte of an archive changed, or the rest cut off: the model as it was, or an error."""

@@ -233,7 +233,7 @@ def empty_file(tmp_path_factory):
     changes=st.sampled_from(["2026-03-29", "2026-10-25", "2026-11-01", "2026-04-05", "2026-12-31"]),
     seed=st.integers(0, 1 << 30),
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 def test_counters_equal_brute_force_and_survive_any_damage(
     tmp_path_factory, empty_file, declared, wanted, zone, changes, seed
 ):

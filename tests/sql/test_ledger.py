@@ -111,7 +111,7 @@ def shared(request, tmp_path_factory):
     database.close()
 
 
-examples = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+examples = partial(settings, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @examples(max_examples=30)

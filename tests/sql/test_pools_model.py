@@ -67,7 +67,7 @@ def test_any_files_in_any_order(database):
     desk = PoolDesk(directory, store, NOW_MS, load_zone("UTC"))
     followed = [Snapshot()]
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(files(), files())
     def examples(one, other):
         apply(store, one)

@@ -43,7 +43,7 @@ MOVES = st.lists(
 
 
 @given(MOVES)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_lua_does_as_python(redis_url, moves):
     now_s, timed, expected, rate = 1_700_000_000.0, [], [], Rate()
     for after_ms, amount, quantity, by, ago_s in moves:

@@ -150,7 +150,7 @@ def test_min_tokens_keeps_an_answer_from_ending_early():
 steps = st.lists(st.tuples(st.sampled_from(["add", "abort", "step"]), st.integers(0, 400)), max_size=80)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps)
 def test_whatever_comes_and_goes_the_blocks_add_up(script):
     """Used blocks are those of running sequences, never more than there are; in the end none is left."""
