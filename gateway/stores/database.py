@@ -23,6 +23,8 @@ from gateway.errors import InvalidInput, StoreUnavailable
 STORE = "database"
 _CONNECT_TIMEOUT_S_MIN = 2  # libpq's own minimum
 _IS_WRITING = "sluice_is_writing"
+_PRIMARY_CODE = 0xFF  # of an error of SQLite; the bits above it say more of the same error
+_WAL_POLL_S = 0.01
 
 _deadline: ContextVar[float] = ContextVar("database_deadline")
 _Result = TypeVar("_Result")
@@ -122,11 +124,25 @@ def _sqlite(url: str, timeout_s: float) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # we begin transactions ourselves, below
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute(
         "PRAGMA synchronous = FULL"
     )  # a commit lets the spool delete its file: it must outlive the power
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Wait for others to let a file become WAL: SQLite does not, since it turns a reader into a writer for that."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= _deadline.get():
+                raise
+        else:
+            return
+        time.sleep(_WAL_POLL_S)
 
 
 def _begin_sqlite(connection: Connection) -> None:

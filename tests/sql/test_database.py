@@ -1,6 +1,7 @@
 """Time limits and errors of the one door to SQL."""
 
 import socket
+import sqlite3
 import threading
 
 import pytest
@@ -141,6 +142,33 @@ def test_a_writer_waits_for_another_and_then_writes(database, impatient):
     SqlDirectory(impatient).put_tenant(Tenant(id="a", name="A"))
     holder.join()
     assert SqlDirectory(database).changes_since(0).version == 2
+
+
+def sqlite_held_by_another(path):
+    """A connection amid writing to a file that is not WAL yet, as that of whoever migrates first."""
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    holder.execute("CREATE TABLE a (b INTEGER)")
+    return holder
+
+
+def test_a_file_that_another_is_making_is_waited_for(tmp_path):
+    holder = sqlite_held_by_another(tmp_path / "sluice.db")
+    threading.Timer(0.2, lambda: holder.execute("COMMIT")).start()
+    database = Database(f"sqlite:///{tmp_path / 'sluice.db'}", timeout_s=TIMEOUT_S)
+    with database.reading() as connection:
+        assert connection.execute(text("SELECT count(*) FROM a")).scalar() == 0
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    holder.close()
+    database.close()
+
+
+def test_a_file_that_another_never_lets_go_of_is_unavailable_within_the_limit(tmp_path):
+    holder = sqlite_held_by_another(tmp_path / "sluice.db")
+    database = Database(f"sqlite:///{tmp_path / 'sluice.db'}", timeout_s=TIMEOUT_S)
+    assert_unavailable_in_time(lambda: SqlDirectory(database).tenants())
+    holder.close()
+    database.close()
 
 
 def test_migrations_lead_to_the_schema_that_the_code_uses(database):
