@@ -204,7 +204,7 @@ class RosterSettings(_Section):
     """Workers' leases."""
 
     lease_s: float = Field(4.0, gt=0, description="A worker silent for this long is no longer listed.")
-    refresh_s: float = Field(0.2, gt=0, description="How often gateways tell one another of their workers.")
+    refresh_s: float = Field(0.1, gt=0, description="How often gateways tell one another of their workers.")
 
 
 class ScaleSettings(_Section):

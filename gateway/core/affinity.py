@@ -1,8 +1,9 @@
 """
-Prefix affinity: which workers may have the beginning of a prompt in their caches, known without any shared state.
+Prefix affinity: which workers may have the beginning of a prompt in their caches.
 
 Two things tell. A conversation has *homes*: the workers that consistent hashing gives for it, the same at every
-gateway, so that its turns meet again whatever gateway they come through. And a gateway remembers what it sent where.
+gateway, so that its turns meet again whatever gateway they come through. And a gateway remembers what it sent where;
+of the others it hears only of turns that they sent elsewhere than home, where it would not look for them.
 What a home holds of a prompt that this gateway has not sent there is not known; it is trusted to hold a part of it, the
 more the earlier its choice. That trust is fixed, and not learnt from what engines report: the less homes are trusted,
 the more requests are scattered, and the less homes hold (tried on Mooncake's conversation trace: learnt trust falls to
@@ -65,6 +66,11 @@ class Chain:
             return ((int(share * self.last_turn),) * 2 for share in TRUST_TURN)
         pulls = PULL_KNOWN if self.last_turn else PULL_FIRST
         return ((0, int(share * self.length)) for share in pulls)
+
+    @property
+    def next_begins_with(self) -> int | None:
+        """Give the hash that the next turn's prompt will have of all of this one; None where none is to be expected."""
+        return self.hashes[-1] if self.hashes and self.last_turn is not None else None
 
     @property
     def length(self) -> int:
@@ -144,7 +150,7 @@ class Ring:
 
 
 class SentPrefixes:
-    """What this gateway sent where: beginnings of prompts and their workers, the most recently used ones."""
+    """What was sent where: beginnings of prompts and their workers, the most recently used ones."""
 
     __slots__ = ("_entries", "_entries_max", "_ttl_s")
 
@@ -160,12 +166,23 @@ class SentPrefixes:
     def note(self, chain: Chain, worker: str, now_s: float) -> None:
         """Remember that *worker* was sent a prompt that begins so."""
         for beginning in chain.hashes:
-            holders = self._entries.setdefault(beginning, {})
-            holders.pop(worker, None)
-            holders[worker] = now_s
-            if len(holders) > HOLDERS_MAX:
-                del holders[next(iter(holders))]
-            self._entries.move_to_end(beginning)
+            self._put(beginning, worker, now_s)
+        self._forget()
+
+    def hear(self, beginning: int, worker: str, now_s: float) -> None:
+        """Remember that another gateway sent *worker* a prompt with this beginning."""
+        self._put(beginning, worker, now_s)
+        self._forget()
+
+    def _put(self, beginning: int, worker: str, now_s: float) -> None:
+        holders = self._entries.setdefault(beginning, {})
+        holders.pop(worker, None)
+        holders[worker] = now_s
+        if len(holders) > HOLDERS_MAX:
+            del holders[next(iter(holders))]
+        self._entries.move_to_end(beginning)
+
+    def _forget(self) -> None:
         while len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
 

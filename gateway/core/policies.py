@@ -41,7 +41,8 @@ class Ask:
     A request that wants a worker: its *model*, the *work* and *prompt_tokens* it is expected to cost, its *chain*.
 
     Workers in *tried* have failed it. *since_s* is when it began to ask. *expected* is what its router found out of
-    workers that may hold a part of its prompt: for one wait it is looked up once.
+    workers that may hold a part of its prompt, and *home* where gateways that know nothing would look for its next
+    turn: for one wait they are looked up once.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Ask:
     tried: list[str] = field(default_factory=list)
     since_s: float = 0.0
     expected: dict[str, Expected] | None = None
+    home: str = ""
 
 
 @dataclass(slots=True)

@@ -130,10 +130,20 @@ class Router:
         worker = self._policy(ask, pool, self._dice, now_s)
         return Choice(worker, ask.prompt_tokens)
 
-    def note(self, ask: Ask, worker: str, now_s: float) -> None:
-        """Remember that *worker* is sent this prompt."""
-        if self._policy is None:
-            self._memory.sent.note(ask.chain, worker, now_s)
+    def note(self, ask: Ask, worker: str, now_s: float) -> int | None:
+        """
+        Remember that *worker* is sent this prompt.
+
+        Gives the beginning of its next turn if the other gateways should `hear` of it: they would look at its home.
+        """
+        if self._policy is not None:
+            return None
+        self._memory.sent.note(ask.chain, worker, now_s)
+        return ask.chain.next_begins_with if ask.home and worker != ask.home else None
+
+    def hear(self, beginning: int, worker: str, now_s: float) -> None:
+        """Take what another gateway's `note` gave."""
+        self._memory.sent.hear(beginning, worker, now_s)
 
     def _choose(self, ask: Ask, pool: PoolViews, now_s: float, leaning: Leaning, waits: bool) -> Choice:
         prompt_tokens = ask.chain.length or ask.prompt_tokens
@@ -162,8 +172,10 @@ class Router:
                 self._memory.sent.resize(len(pool))
             sent = self._memory.sent.held(ask.chain, now_s)
             ask.expected = {name: Expected(tokens, tokens, SENT) for name, tokens in sent.items()}
+            homes = self._homes(ask, pool)
+            ask.home = homes[0] if homes else ""
             at_homes = ask.chain.at_homes(max(sent.values(), default=0))
-            for home, (held, worth) in zip(self._homes(ask, pool), at_homes, strict=False):
+            for home, (held, worth) in zip(homes, at_homes, strict=False):
                 if worth > sent.get(home, -1):
                     ask.expected[home] = Expected(max(held, sent.get(home, 0)), worth, HOME)
         return ask.expected

@@ -23,7 +23,7 @@ from gateway.planner.caches import chain_of
 from gateway.planner.fleet import Worker
 from gateway.planner.load import Request
 
-REFRESH_S = 0.2  # gateways tell one another so often: settings.roster.refresh_s
+REFRESH_S = 0.1  # gateways tell one another so often: settings.roster.refresh_s
 TREE_ENTRIES_MAX = 10**6  # of sglang
 ORACLE = "oracle"
 POLICIES = (*NAMES, ORACLE)
@@ -51,6 +51,9 @@ class _Oracle:
     def note(self, ask: Ask, worker: str, now_s: float) -> None:
         """It need not remember."""
 
+    def hear(self, beginning: int, worker: str, now_s: float) -> None:
+        """It knows."""
+
 
 class View:
     """What one gateway knows of the workers, and who waits there for one, by ticket."""
@@ -63,6 +66,7 @@ class View:
         self.has_news = False
         self.requests: Counter[str] = Counter()
         self.prefill_tokens: Counter[str] = Counter()
+        self.untold: dict[int, str] = {}  # what the others are to hear of, and would look for elsewhere
 
     def see(self, worker: str, seqs: int, prefill_tokens: int) -> None:
         """Take in a worker that is new, with its credit."""
@@ -110,7 +114,9 @@ class View:
             choice = self.router.choose(ask, self.pool, now_s, leaning, waits=waits)
             if choice.worker:
                 del self.line[ticket]
-                self.router.note(ask, choice.worker.id, now_s)
+                beginning = self.router.note(ask, choice.worker.id, now_s)
+                if beginning is not None:
+                    self.untold[beginning] = choice.worker.id
                 yield ticket, choice
                 continue
             leaning.add(choice)
@@ -184,6 +190,11 @@ class Routes:
             for worker in self._workers:
                 told = tokens[worker] - view.prefill_tokens[worker]
                 view.hear(worker, requests[worker] - view.requests[worker], told)
+        for teller in self._views:
+            untold, teller.untold = teller.untold, {}
+            for view in (view for view in self._views if view is not teller):
+                for beginning, worker in untold.items():
+                    view.router.hear(beginning, worker, now_s)
 
 
 def _router(policy: str, workers: Mapping[str, Worker], dice: random.Random) -> Router | _Oracle:

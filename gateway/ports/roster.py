@@ -84,6 +84,16 @@ class Roster(Protocol):
     def hear(self, worker: str, load: EngineLoad) -> None:
         """Take what *worker*'s engine said of its load in an answer's head."""
 
+    def tell_sent(self, beginning: int, worker: str) -> None:
+        """
+        Have the other gateways hear soon that *worker* was sent a prompt with this beginning (core/affinity.py).
+
+        A hint: with the store away, or with very many at once, some reach nobody.
+        """
+
+    def listen(self, listener: Callable[[str, int, str], None]) -> None:
+        """Have *listener* called with pool, beginning and worker that another gateway told; it must not block."""
+
     def watch(self, listener: Callable[[str], None]) -> None:
         """Have *listener* called with a pool's name when one of its workers may have got room; it must not block."""
 

@@ -148,6 +148,7 @@ class Placement:
         self._lines: dict[tuple[str, str], _Line] = {}  # by pool and model; only while somebody waits
         self._woken: set[str] = set()
         roster.watch(self._wake)
+        roster.listen(self._hear)
 
     def __repr__(self) -> str:
         return f"<Placement [{sum(map(len, self._lines.values()))} waiting]>"
@@ -227,9 +228,14 @@ class Placement:
         assert choice.worker is not None, "a choice to wait is not taken"
         worker, now_s = choice.worker.id, asyncio.get_running_loop().time()
         place.take(choice, self._roster.working(worker, place.request.work, choice.prefill_tokens))
-        self._router(place.pool).note(place.ask, worker, now_s)
+        away = self._router(place.pool).note(place.ask, worker, now_s)
+        if away is not None:
+            self._roster.tell_sent(away, worker)
         if place.name:
             self._explained.placed(place.name, place.pool, choice, now_s - place.ask.since_s)
+
+    def _hear(self, pool: str, beginning: int, worker: str) -> None:
+        self._router(pool).hear(beginning, worker, asyncio.get_running_loop().time())
 
     def _router(self, pool: str) -> Router:
         router = self._routers.get(pool)

@@ -95,6 +95,7 @@ class MemoryRoster:
         self._work: dict[str, WorkerWork] = {}
         self._pages: dict[str, _Page] = {}
         self._listeners: list[Callable[[str], None]] = []
+        self._hearers: list[Callable[[str, int, str], None]] = []
 
     async def beat(self, beat: Beat) -> None:
         self.note(beat, self._lease_s)
@@ -191,6 +192,19 @@ class MemoryRoster:
             self.busy.add(worker)
             self.has_news.set()
             self._change(worker)
+
+    def tell_sent(self, beginning: int, worker: str) -> None:
+        """Nobody to tell."""
+
+    def listen(self, listener: Callable[[str, int, str], None]) -> None:
+        self._hearers.append(listener)
+
+    def hear_sent(self, beginning: int, worker: str) -> None:
+        """Take what another gateway told of a prompt that it sent *worker*."""
+        entry = self._entries.get(worker)
+        if entry:
+            for listener in self._hearers:
+                listener(entry.beat.pool, beginning, worker)
 
     def watch(self, listener: Callable[[str], None]) -> None:
         self._listeners.append(listener)

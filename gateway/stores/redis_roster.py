@@ -26,9 +26,10 @@ from gateway.stores.worker_orders import read_ordered
 
 READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 10 ms
 STRUCK_OFF = ""
-HURRY = 4  # news that others may be waiting for is told so many times as often
+HURRY = 2  # news that others may be waiting for is told so many times as often
+SENT_TOLD_MAX = 500  # prompts sent elsewhere than home, told at once: some 10 kB
 
-_NAMES = ("beats", "leases", "versions", "version", "work", "told", "orders", "order_leases")
+_NAMES = ("beats", "leases", "versions", "version", "work", "told", "orders", "order_leases", "sent")
 _KEYS = [f"sluice:{{roster}}:{name}" for name in _NAMES]
 _SHARE = Script("roster")
 _FIELDS = {field.name for field in fields(Beat)}
@@ -41,7 +42,8 @@ class RedisRoster:
     A Roster in memory whose news travels through Redis: every *refresh_s*, and at once when a worker's state changes.
 
     News are beats, and what each gateway has outstanding on the workers on which that changed. Orders are few: each
-    gateway tells all that it knows, every time, so that a Redis that lost its memory has them again at once.
+    gateway tells all that it knows, every time, so that a Redis that lost its memory has them again at once. Which
+    prompts were sent where is told once; who missed that looks for their next turns at home.
 
     With Redis away it goes on with what it last saw: a worker that only others hear of is listed until Redis is back,
     for its silence here says nothing.
@@ -53,7 +55,7 @@ class RedisRoster:
         clock: Callable[[], float] = time.monotonic,
         *,
         lease_s: float = 4.0,
-        refresh_s: float = 0.2,
+        refresh_s: float = 0.1,
         store_timeout_s: float = 0.5,
         credit_mode: CreditMode = CreditMode.ADAPTIVE,
         health: HealthRules = DEFAULT_RULES,
@@ -69,6 +71,8 @@ class RedisRoster:
         self._foreign: set[str] = set()  # the workers that only others hear of
         self._unsent: dict[str, str] = {}
         self._version = self._told_ms = 0
+        self._sent: dict[int, str] = {}  # beginnings of prompts and who was sent them, to be told
+        self._heard_id = "0-0"  # up to here that is known of the others
         self._task: asyncio.Task[None] | None = None
 
     async def beat(self, beat: Beat) -> None:
@@ -101,6 +105,13 @@ class RedisRoster:
 
     def hear(self, worker: str, load: EngineLoad) -> None:
         self._local.hear(worker, load)
+
+    def tell_sent(self, beginning: int, worker: str) -> None:
+        if len(self._sent) < SENT_TOLD_MAX:
+            self._sent[beginning] = worker
+
+    def listen(self, listener: Callable[[str, int, str], None]) -> None:
+        self._local.listen(listener)
 
     def watch(self, listener: Callable[[str], None]) -> None:
         self._local.watch(listener)
@@ -146,10 +157,11 @@ class RedisRoster:
         self._local.has_news.clear()
         telling, self._unsent = self._current(self._unsent), {}
         busy, self._local.busy = self._local.busy, set()
+        sent, self._sent = self._sent, {}
         try:
             async with redis_answering(self._store_timeout_s):
-                self._version, self._told_ms, told, orders, *news = await _SHARE.run(
-                    self._redis, _KEYS, self._news(telling, busy)
+                self._version, self._told_ms, told, orders, heard, *news = await _SHARE.run(
+                    self._redis, _KEYS, self._news(telling, busy, sent)
                 )
         except StoreUnavailable as error:
             self._unsent = telling | self._unsent
@@ -161,15 +173,17 @@ class RedisRoster:
             self._note_change(is_up=True)
             await self._take_in(news)
             await self._take_in_told(told)
+            await self._take_in_sent(heard)
             self._take_in_orders(orders)
 
-    def _news(self, telling: dict[str, str], busy: set[str]) -> list[str | int]:
-        """Give the script's arguments: beats, and this gateway's own work on each *busy* worker."""
+    def _news(self, telling: dict[str, str], busy: set[str], sent: dict[int, str]) -> list[str | int]:
+        """Give the script's arguments: beats, this gateway's own work on each *busy* worker, and what it sent where."""
         beats = [word for pair in telling.items() for word in pair]
         work = [word for worker in busy for word in (worker, "{} {} {}".format(*self._local.own(worker)))]
         orders = list(self._local.orders.words(self._local.now_s()))
         counts = len(beats), len(orders) // 3
-        return [self._version, self._lease_ms, self._owner, self._told_ms, *counts, *orders, *beats, *work]
+        known = self._version, self._lease_ms, self._owner, self._told_ms, self._heard_id
+        return [*known, _write_sent(sent), *counts, *orders, *beats, *work]
 
     def _current(self, unsent: dict[str, str]) -> dict[str, str]:
         """Leave out beats whose lease has ended while they waited for Redis; forget what was noted of such workers."""
@@ -201,6 +215,14 @@ class RedisRoster:
             for gateway, worker, work in zip(chunk[::3], chunk[1::3], chunk[2::3], strict=True):
                 requests, prefill_tokens, credit_seqs = map(int, work.split())
                 self._local.tell(worker, gateway, requests, prefill_tokens, credit_seqs)
+
+    async def _take_in_sent(self, heard: list[str]) -> None:
+        """Take in what other gateways sent elsewhere than home: the id of the last word read, and their words."""
+        self._heard_id, *texts = heard
+        for text in texts:
+            await asyncio.sleep(0)
+            for beginning, worker in _read_sent(text):
+                self._local.hear_sent(beginning, worker)
 
     def _take_in_orders(self, orders: list[Any]) -> None:
         """Take in all orders there are: worker, "number order", ms left, and so on."""
@@ -239,3 +261,16 @@ def _read(text: str) -> Beat | None:
     except (KeyError, TypeError, ValueError) as error:
         log.warning("roster_beat_unreadable", reason=type(error).__name__)
         return None
+
+
+def _write_sent(sent: dict[int, str]) -> str:
+    return json.dumps(list(sent.items()), separators=(",", ":")) if sent else ""
+
+
+def _read_sent(text: str) -> list[tuple[int, str]]:
+    """Read which prompts another gateway sent to whom."""
+    try:
+        return [(int(beginning), str(worker)) for beginning, worker in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        log.warning("roster_sent_unreadable", reason=type(error).__name__)
+        return []

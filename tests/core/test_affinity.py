@@ -97,11 +97,20 @@ def test_what_was_sent_long_ago_is_not_believed_any_more():
     assert sent.held(chain("system"), TTL_S + 1) == {}
 
 
+def test_what_another_gateway_sent_counts_as_far_as_it_told_of_it():
+    sent, first = SentPrefixes(), chain("system", "hello")
+    sent.hear(first.hashes[-1], "a", 0.0)
+    assert sent.held(chain("system", "hello", "and"), 0.0) == {"a": first.length}
+    assert sent.held(chain("system", "bye"), 0.0) == {}, "shorter beginnings are not told"
+    assert sent.held(first, TTL_S + 1) == {}
+
+
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 50)), max_size=300))
 def test_memory_is_bounded_whatever_is_sent(sendings):
     sent = SentPrefixes(entries_max=50)
     for prompt, worker in sendings:
         sent.note(chain(*str(prompt)), f"worker-{worker}", 0.0)
+        sent.hear(mix(prompt, worker), f"worker-{worker}", 0.0)
         assert len(sent) <= 50
         assert len(sent.held(chain(*str(prompt)), 0.0)) <= HOLDERS_MAX + len(str(prompt))
 

@@ -143,7 +143,8 @@ def test_who_had_the_last_turn_beats_a_home_as_long_as_that_can_have_no_more():
     assert router.choose(ask(talk(*talked)), pool, 0.0).worker.id == home, "another gateway had a turn between"
 
 
-def test_a_conversation_stays_where_it_is_whatever_gateways_its_turns_come_through():
+@pytest.mark.parametrize(("is_told", "found_min"), [(False, 0.9), (True, 0.98)])
+def test_a_conversation_stays_where_it_is_whatever_gateways_its_turns_come_through(is_told, found_min):
     dice = random.Random(1)
     routers = [Router(dice=random.Random(number)) for number in range(8)]
     held, found, asked = {}, 0, 0
@@ -153,13 +154,47 @@ def test_a_conversation_stays_where_it_is_whatever_gateways_its_turns_come_throu
             wanted, router = ask(talk(*talked)), dice.choice(routers)
             busy = [view(f"w{number}", prefill_tokens=dice.choice([0, 0, 1000])) for number in range(8)]
             worker = router.choose(wanted, PoolViews(busy), 0.0).worker.id
-            router.note(wanted, worker, 0.0)
+            told = router.note(wanted, worker, 0.0)
+            for other in routers if told and is_told else ():
+                other.hear(told, worker, 0.0)
             if turn:
                 found += max((length for at, length in held[person] if at == worker), default=0)
                 asked += wanted.chain.last_turn
             held.setdefault(person, []).append((worker, wanted.chain.length))
             talked += ["lock " * 100, f"{turn} " + "gate " * 100]
-    assert found / asked > 0.9
+    assert found / asked > found_min
+
+
+def test_a_second_turn_whose_first_went_elsewhere_than_home_is_found_by_who_heard_of_it():
+    pool, first, second = pool_of(8), talk("river " * 500), talk("river " * 500, "a lock", "more")
+    home, *_, last_home = pool.ring.homes(first.key)
+    pool.put(view(home, prefill_tokens=10_000))
+    sender, hearer, other = (Router(dice=random.Random(number)) for number in range(3))
+    wanted = ask(first)
+    sender.choose(wanted, pool, 0.0)
+    told = sender.note(wanted, last_home, 0.0)
+    assert told == first.next_begins_with
+    hearer.hear(told, last_home, 0.0)
+    pool.put(view(home))
+    found = hearer.choose(ask(second), pool, 0.2)
+    assert (found.worker.id, found.held_tokens) == (last_home, second.last_turn)
+    assert other.choose(ask(second), pool, 0.2).worker.id == home
+
+
+def test_others_hear_only_of_chats_and_only_of_what_they_would_look_for_elsewhere():
+    pool, first = pool_of(8), talk("river " * 500)
+    home, *_, last_home = pool.ring.homes(first.key)
+    document = replace(first, last_turn=None)
+    for policy, chain, worker, is_told in [
+        (SLUICE, first, last_home, True),
+        (SLUICE, first, home, False),
+        (SLUICE, document, last_home, False),
+        (SLUICE, EMPTY, last_home, False),
+        ("sglang", first, last_home, False),
+    ]:
+        router, wanted = Router(policy, random.Random(1)), ask(chain)
+        router.choose(wanted, pool, 0.0)
+        assert (router.note(wanted, worker, 0.0) is not None) is is_told
 
 
 def test_a_worker_that_has_the_prompt_is_left_when_too_much_waits_there():

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from gateway.core.chain import chat_chain
 from tests.waiting import until
 from workers.engines.sim_batch import Pace
 
@@ -181,3 +182,31 @@ async def test_over_two_gateways_a_turn_meets_the_cache_of_the_last_one_that_cam
             if met == number + 1:
                 assert int(second.headers["x-sluice-cached-tokens"]) >= 512
         assert met >= 10
+
+
+@pytest.mark.redis
+async def test_a_turn_that_went_elsewhere_than_home_is_found_by_the_gateways_that_heard_of_it(
+    start_path, tmp_path, redis_url
+):
+    async with (
+        start_path(count=6, engine=ENGINE, redis_url=redis_url) as one,
+        start_path(count=0, home=tmp_path / "other", redis_url=redis_url) as two,
+        client_of(one) as client,
+        client_of(two) as other,
+    ):
+        await until(lambda: len(two.views) == 6)
+        busy = [one.gateway._roster.working(f"w{number}", 0, 100_000) for number in range(3)]
+        away = []
+        for number in range(12):
+            texts = f"{number} " + FIRST, "a lock", "more"
+            worker = (await chat(client, texts[0])).headers["x-sluice-worker"]
+            if worker != two.views.ring.homes(chat_chain("acme", body(texts[0])).key)[0]:
+                away.append((worker, texts))
+        for working in busy:
+            working.end()
+        assert len(away) > 3, "half of the workers are too busy to be anybody's home"
+        await until(lambda: len(two.gateway._placement._router("tiny")._memory.sent) == len(away))
+        for worker, texts in away:
+            answer = await chat(other, *texts)
+            assert answer.headers["x-sluice-worker"] == worker
+            assert int(answer.headers["x-sluice-cached-tokens"]) >= 512

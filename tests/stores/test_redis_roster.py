@@ -7,7 +7,8 @@ import pytest
 from gateway.core.engine_load import EngineLoad
 from gateway.core.orders import Order
 from gateway.core.roster import WorkerState
-from gateway.stores.redis_roster import RedisRoster
+from gateway.stores.redis_client import connect
+from gateway.stores.redis_roster import SENT_TOLD_MAX, RedisRoster
 from tests.conformance.queues import until
 from tests.conformance.rosters import HandClock, beat, open_roster
 
@@ -247,6 +248,77 @@ async def test_a_beat_that_another_version_wrote_does_no_harm(redis_url):
         await right._redis.zadd("sluice:{roster}:versions", {"strange": 1e6})
         await left.beat(beat("w2"))
         await until_listed(right, "w1", "w2")
+
+
+@asynccontextmanager
+async def two_hearers(redis_url):
+    """Two gateways that know worker w1, and what each hears of prompts that the other sent elsewhere than home."""
+    async with two_gateways(redis_url) as (left, right, clock):
+        heard = {left: [], right: []}
+        for roster, told in heard.items():
+            roster.listen(lambda *what, told=told: told.append(what))
+        await left.beat(beat("w1"))
+        await until_listed(right, "w1")
+        yield left, right, heard, clock
+
+
+async def test_what_one_gateway_sent_elsewhere_than_home_is_heard_by_the_others_once(redis_url):
+    async with two_hearers(redis_url) as (left, right, heard, _):
+        left.tell_sent(2**64 - 1, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 2**64 - 1, "w1")))
+        right.tell_sent(7, "w1")
+        await until(lambda: _is_heard(heard[left], ("qwen", 7, "w1")))
+        left.tell_sent(8, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 2**64 - 1, "w1"), ("qwen", 8, "w1")))
+        assert heard[left] == [("qwen", 7, "w1")], "one's own words are no news"
+
+
+async def test_a_gateway_that_starts_later_hears_what_was_sent_before(redis_url):
+    async with two_hearers(redis_url) as (left, right, heard, clock):
+        left.tell_sent(1, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 1, "w1")))
+        redis = connect(redis_url)
+        late, said = RedisRoster(redis, clock, lease_s=LEASE_S, refresh_s=REFRESH_S), []
+        late.listen(lambda *what: said.append(what))
+        await late.start()
+        await late.aclose()
+        await redis.aclose()
+        assert said == [("qwen", 1, "w1")]
+
+
+async def test_what_was_sent_to_a_worker_that_is_not_listed_is_not_heard(redis_url):
+    async with two_hearers(redis_url) as (left, right, heard, _):
+        left.tell_sent(1, "w9")
+        left.tell_sent(2, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 2, "w1")))
+
+
+async def test_more_than_is_told_at_once_reaches_nobody(redis_url):
+    async with two_hearers(redis_url) as (left, right, heard, _):
+        for beginning in range(SENT_TOLD_MAX + 10):
+            left.tell_sent(beginning, "w1")
+        await until(lambda: _is_heard(heard[right], *(("qwen", number, "w1") for number in range(SENT_TOLD_MAX))))
+
+
+async def test_a_word_that_another_version_wrote_does_no_harm(redis_url):
+    async with two_hearers(redis_url) as (left, right, heard, _):
+        for word in ("?", "{}", "[[1]]", '[["one", "w1"]]', "3"):
+            await right._redis.xadd("sluice:{roster}:sent", {"stranger": word})
+        left.tell_sent(1, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 1, "w1")))
+
+
+async def test_a_redis_that_lost_its_memory_tells_what_is_sent_from_then_on(redis_url):
+    async with two_hearers(redis_url) as (left, right, heard, _):
+        left.tell_sent(1, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 1, "w1")))
+        await left._redis.flushall()
+        left.tell_sent(2, "w1")
+        await until(lambda: _is_heard(heard[right], ("qwen", 1, "w1"), ("qwen", 2, "w1")))
+
+
+async def _is_heard(heard: list[tuple[str, int, str]], *expected: tuple[str, int, str]) -> bool:
+    return heard == list(expected)
 
 
 async def _is_known(roster: RedisRoster, *, requests: int, prefill_tokens: int | None = None) -> bool:

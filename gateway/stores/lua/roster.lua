@@ -10,20 +10,24 @@
 --       7 orders    hash        worker -> "number order", see core/orders.py: the higher number holds, and of two
 --                               with one number the stronger order
 --       8 order_leases  sorted set  worker -> when its order is forgotten, in ms of Redis's clock
+--       9 sent      stream      gateway -> which prompts it sent to whom that others would look for elsewhere
 -- ARGV  1 the version the caller has seen, 2 a lease in ms, 3 the calling gateway, a name without |,
---       4 the ms up to which it has heard of work, 5 how many words of beats follow, 6 how many orders,
+--       4 the ms up to which it has heard of work, 5 the id up to which it has read the stream, 6 what it has to say
+--       there, '' for nothing, 7 how many words of beats follow, 8 how many orders,
 --       then worker, order, ms left of it, worker, …, then worker, beat, worker, beat …, then worker, work, worker, …
 --
 -- Gives the version, the ms of now, a list of gateway, worker, work …, a list of all orders: worker, order, ms left …,
--- then worker, beat, ms left of its lease, worker, …
+-- a list of the id up to which the stream is read now and what others said there, then worker, beat, ms left of its
+-- lease, worker, …
 -- If Redis was emptied the version begins anew, and a caller that is ahead of it is told everything. One that is not may
 -- miss what came meanwhile, until that worker's next beat a second later; work is told again with each beat, too.
 
 local BEATS, LEASES, VERSIONS, VERSION, WORK, TOLD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local ORDERS, ORDER_LEASES = KEYS[7], KEYS[8]
+local ORDERS, ORDER_LEASES, SENT = KEYS[7], KEYS[8], KEYS[9]
 local LEASE_MS, OWNER = tonumber(ARGV[2]), ARGV[3]
-local ORDERS_END = 6 + 3 * tonumber(ARGV[6])
-local BEATS_END = ORDERS_END + tonumber(ARGV[5])
+local ORDERS_END = 8 + 3 * tonumber(ARGV[8])
+local BEATS_END = ORDERS_END + tonumber(ARGV[7])
+local SENT_MAX, SENT_READ_MAX, SENT_MS = 1000, 250, 900000 -- an engine's cache has moved on by then
 local STRENGTH = {serve = 0, cordon = 1, sleep = 2, drain = 3}
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -50,7 +54,7 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', ORDER_LEASES, '-inf', now)) 
   redis.call('HDEL', ORDERS, worker)
   redis.call('ZREM', ORDER_LEASES, worker)
 end
-for i = 7, ORDERS_END, 3 do
+for i = 9, ORDERS_END, 3 do
   local worker, said, ends = ARGV[i], ARGV[i + 1], now + tonumber(ARGV[i + 2])
   local known = redis.call('HGET', ORDERS, worker)
   if known == said then
@@ -87,6 +91,16 @@ for i = BEATS_END + 1, #ARGV, 2 do
   redis.call('ZADD', TOLD, now, member)
 end
 
+local heard = {ARGV[5]}
+for _, said in ipairs(redis.call('XRANGE', SENT, '(' .. ARGV[5], '+', 'COUNT', SENT_READ_MAX)) do
+  heard[1] = said[1]
+  if said[2][1] ~= OWNER then table.insert(heard, said[2][2]) end
+end
+if ARGV[6] ~= '' then
+  redis.call('XADD', SENT, 'MAXLEN', '~', SENT_MAX, '*', OWNER, ARGV[6])
+  redis.call('PEXPIRE', SENT, SENT_MS)
+end
+
 local version, seen = tonumber(redis.call('GET', VERSION) or 0), tonumber(ARGV[1])
 if seen > version then seen = 0 end
 local orders = {}
@@ -95,7 +109,7 @@ for _, worker in ipairs(redis.call('ZRANGE', ORDER_LEASES, 0, -1)) do
   table.insert(orders, redis.call('HGET', ORDERS, worker))
   table.insert(orders, redis.call('ZSCORE', ORDER_LEASES, worker) - now)
 end
-local news = {version, now, told, orders}
+local news = {version, now, told, orders, heard}
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', VERSIONS, '(' .. seen, '+inf')) do
   if not mine[worker] then
     table.insert(news, worker)
