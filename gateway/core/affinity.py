@@ -28,8 +28,8 @@ POINTS, PROBES = 16, 4  # of each worker on the ring, and for each home
 FEW_SHARE = 0.01  # of all points: so many are put in one by one in the time in which all are sorted anew
 HOLDERS_MAX = 4  # workers remembered for one beginning: more would all be as good
 TTL_S = 900.0  # an engine's cache has moved on by then
-ENTRIES_PER_WORKER = 60  # beginnings remembered, some 500 bytes each: 3 MB for 100 workers
-ENTRIES_MIN = 2000
+ENTRIES_PER_WORKER = 60  # beginnings remembered, some 500 bytes each: 3 MB for 100 workers …
+ENTRIES_MIN = 6000  # … or fewer; a chat of twelve turns has some 25, and a small pool many of them
 # What a conversation's homes are trusted to hold, first choice first:
 TRUST_TURN = (0.95, 0.3, 0.2)  # of the prompt one turn ago, which another gateway had
 TRUST = (0.5, 0.2, 0.1)  # of a prompt that may be anything: a document, a trace, somebody's own key

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,18 +116,20 @@ def test_memory_is_bounded_whatever_is_sent(sendings):
         assert len(sent.held(chain(*str(prompt)), 0.0)) <= HOLDERS_MAX + len(str(prompt))
 
 
-def test_more_beginnings_are_remembered_for_more_workers_within_3_mb_for_a_hundred():
+@pytest.mark.parametrize("workers", [1, 100, 300])
+def test_more_beginnings_are_remembered_for_more_workers_within_3_mb_for_each_hundred(workers):
+    hundreds = max(1, workers // 100)
     sent = SentPrefixes()
-    sent.resize(100)
+    sent.resize(workers)
     names = [f"worker-{number}" for number in range(HOLDERS_MAX)]
     tracemalloc.start()
-    for number in range(10_000):
+    for number in range(hundreds * ENTRIES_MIN + 1000):
         for name in names:
             sent.note(chain(str(number)), name, float(number))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(sent) == 6000 > ENTRIES_MIN
-    assert size < 3 * 2**20
+    assert len(sent) == hundreds * ENTRIES_MIN
+    assert size < hundreds * 3 * 2**20
 
 
 def test_a_hit_is_worth_twice_its_tokens_of_waiting():
