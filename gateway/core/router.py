@@ -142,8 +142,9 @@ class Router:
         return ask.chain.next_begins_with if ask.home and worker != ask.home else None
 
     def hear(self, beginning: int, worker: str, now_s: float) -> None:
-        """Take what another gateway's `note` gave."""
-        self._memory.sent.hear(beginning, worker, now_s)
+        """Take what another gateway's `note` gave; a simple policy goes by what it sent itself."""
+        if self._policy is None:
+            self._memory.sent.hear(beginning, worker, now_s)
 
     def _choose(self, ask: Ask, pool: PoolViews, now_s: float, leaning: Leaning, waits: bool) -> Choice:
         prompt_tokens = ask.chain.length or ask.prompt_tokens
