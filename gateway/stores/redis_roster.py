@@ -27,7 +27,7 @@ from gateway.stores.worker_orders import read_ordered
 READ_AT_ONCE = 500  # beats taken in before other tasks get their turn: some 10 ms
 STRUCK_OFF = ""
 HURRY = 2  # news that others may be waiting for is told so many times as often
-SENT_TOLD_MAX = 500  # prompts sent elsewhere than home, told at once: some 10 kB
+SENT_TOLD_MAX = 500  # prompts sent elsewhere than home, told at once: some 20 kB
 
 _NAMES = ("beats", "leases", "versions", "version", "work", "told", "orders", "order_leases", "sent")
 _KEYS = [f"sluice:{{roster}}:{name}" for name in _NAMES]

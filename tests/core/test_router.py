@@ -197,6 +197,12 @@ def test_others_hear_only_of_chats_and_only_of_what_they_would_look_for_elsewher
         assert (router.note(wanted, worker, 0.0) is not None) is is_told
 
 
+def test_a_simple_policy_goes_by_what_it_sent_itself():
+    router = Router("sglang", random.Random(1))
+    router.hear(1, "w1", 0.0)
+    assert repr(router) == "<Router [0 beginnings]>"
+
+
 def test_a_worker_that_has_the_prompt_is_left_when_too_much_waits_there():
     router = Router(dice=random.Random(1))
     wanted = ask(talk("river " * 500))

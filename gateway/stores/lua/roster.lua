@@ -10,7 +10,8 @@
 --       7 orders    hash        worker -> "number order", see core/orders.py: the higher number holds, and of two
 --                               with one number the stronger order
 --       8 order_leases  sorted set  worker -> when its order is forgotten, in ms of Redis's clock
---       9 sent      stream      gateway -> which prompts it sent to whom that others would look for elsewhere
+--       9 sent      stream      gateway -> which prompts it sent to whom that others would look for elsewhere; some
+--                               20 MB at the very most
 -- ARGV  1 the version the caller has seen, 2 a lease in ms, 3 the calling gateway, a name without |,
 --       4 the ms up to which it has heard of work, 5 the id up to which it has read the stream, 6 what it has to say
 --       there, '' for nothing, 7 how many words of beats follow, 8 how many orders,
